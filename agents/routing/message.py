@@ -1,0 +1,84 @@
+"""What goes into the router and what comes out of decoding: messages, records, and rejections with their reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class Reason(StrEnum):
+    """Why something can never be routed. Each is a label value and a dead letter's header, so the set stays small."""
+
+    EMPTY_MESSAGE = "empty_message"
+    MESSAGE_TOO_LARGE = "message_too_large"
+    DECOMPRESSED_TOO_LARGE = "decompressed_too_large"
+    UNSUPPORTED_ENCODING = "unsupported_encoding"
+    CORRUPT_COMPRESSION = "corrupt_compression"
+    INVALID_UTF8 = "invalid_utf8"
+    INVALID_JSON = "invalid_json"
+    INVALID_PROTOBUF = "invalid_protobuf"
+    INVALID_OTLP = "invalid_otlp"
+    NOT_AN_OBJECT = "not_an_object"
+    TOO_MANY_RECORDS = "too_many_records"
+    NESTING_TOO_DEEP = "nesting_too_deep"
+    STRING_TOO_LONG = "string_too_long"
+    INVALID_SCORE = "invalid_score"
+    INVALID_VIOLATIONS = "invalid_violations"
+    INVALID_FIELD = "invalid_field"
+    RECORD_TOO_LARGE = "record_too_large"
+    SCRUB_FAILED = "scrub_failed"
+    INTERNAL_ERROR = "internal_error"
+
+
+class Unroutable(ValueError):  # noqa: N818 - it names a verdict on the data, as Reason does, not a fault of the program
+    """This message or record can never be routed as it is. `detail` holds no text of the event."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(slots=True, frozen=True)
+class InboundMessage:
+    """One Kafka message as fetched. Header names are lower case."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: bytes | None
+    key: bytes | None = None
+    headers: Mapping[str, bytes] = field(default_factory=dict)
+
+    def owner(self, index: int) -> str:
+        """Name the place of record `index` of this message: stable over redeliveries, so it can own a claim."""
+        return f"{self.topic}:{self.partition}:{self.offset}:{index}"
+
+
+@dataclass(slots=True)
+class DecodedRecord:
+    """One event of a message. `single` marks an event that was its message alone, whose key may be kept."""
+
+    message: InboundMessage
+    index: int
+    event: Event
+    service: str
+    single: bool = False
+
+
+@dataclass(slots=True)
+class Rejected:
+    """One record (or a whole message, which counts as one record) for the dead-letter topic.
+
+    `value` is what the dead letter carries: the original bytes, or the record; None where it must not leave.
+    """
+
+    message: InboundMessage
+    index: int
+    reason: Reason
+    detail: str
+    value: bytes | None

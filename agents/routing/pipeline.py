@@ -1,0 +1,234 @@
+"""The routing pipeline: a batch of messages in, each record's one decision out. Knows nothing of Faust.
+
+Order: decode, validate, classify, filter, scrub, sample, identify, dedup, enrich, publish. What costs nothing and
+drops most comes first: routine successes are dropped before anything is spent on them. Scrubbing stands before
+everything that leaves the process (routed events and dead-lettered records) and before the fingerprint is taken.
+Sampling stands before dedup: it is decided by the trace or the identity, which a second telling shares, so a
+duplicate of a dropped event is dropped too and needs no claim.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from agents.routing import sample
+from agents.routing.backoff import Backoff
+from agents.routing.bounds import DecodeLimits
+from agents.routing.classify import RoutingRules, classify, is_filtered, validate
+from agents.routing.counters import Counters, RouteReport
+from agents.routing.dead_letters import dead_letter
+from agents.routing.decode import decode, dumps_or_none
+from agents.routing.dedup import ClaimResult, ClaimsUnavailable
+from agents.routing.enrich import enrich, processing_timestamp
+from agents.routing.identity import EventIdentity, id_digest, identify, own_id
+from agents.routing.message import DecodedRecord, Event, InboundMessage, Reason, Rejected, Unroutable
+from agents.routing.publish import OutRecord
+from models.event import Classification
+
+log = logging.getLogger(__name__)
+
+Scrub = Callable[[Event], Mapping[str, int]]
+"""Removes personal data from an event, in place, and returns how often each pattern was found."""
+
+OnOutage = Literal["wait", "pass"]
+
+
+class ClaimStore(Protocol):
+    """What the pipeline needs of `dedup.Claims`."""
+
+    async def claim(self, batch: Sequence[tuple[EventIdentity, str]], ttl_s: int | None = None) -> list[ClaimResult]:
+        """Claim each (identity, owner); raises ClaimsUnavailable."""
+
+
+class RecordSink(Protocol):
+    """What the pipeline needs of `publish.Publisher`."""
+
+    max_record_bytes: int
+
+    async def publish(self, records: Iterable[OutRecord]) -> None:
+        """Publish all and return once every one is acknowledged."""
+
+
+class _Candidate(NamedTuple):
+    record: DecodedRecord
+    classification: Classification
+    identity: EventIdentity
+
+
+class _Batch:
+    """What is known of a batch so far."""
+
+    __slots__ = ("candidates", "out", "report")
+
+    def __init__(self) -> None:
+        self.report = RouteReport()
+        self.candidates: list[_Candidate] = []
+        self.out: list[OutRecord] = []
+
+
+class Pipeline:
+    """Routes batches.
+
+    Args:
+        rules: what decides; may be replaced between batches (`pipeline.rules = ...`), a batch has one revision.
+        limits: what the decoder accepts.
+        scrub: removes personal data from an event in place.
+        claims: decides which telling of an event is routed.
+        publisher: takes what is routed or dead-lettered.
+        counters: gets a batch's figures once it is acknowledged.
+        clock: seconds since the Unix epoch; stamps a batch.
+        on_outage: while claims cannot be had, `wait` for them, or `pass` records on unclaimed.
+    """
+
+    def __init__(
+        self,
+        rules: RoutingRules,
+        limits: DecodeLimits,
+        scrub: Scrub,
+        claims: ClaimStore,
+        publisher: RecordSink,
+        counters: Counters,
+        clock: Callable[[], float] = time.time,
+        on_outage: OnOutage = "wait",
+    ) -> None:
+        self.rules = rules
+        self.counters = counters
+        self._limits = limits
+        self._scrub = scrub
+        self._claims = claims
+        self._publisher = publisher
+        self._clock = clock
+        self._on_outage = on_outage
+
+    async def route(self, messages: Sequence[InboundMessage]) -> RouteReport:
+        """Route a batch; returns once every record derived from it has been acknowledged.
+
+        Routing the same messages again makes the same decisions and publishes the same events. Cancelled or failed,
+        nothing is counted and part of the records may be out: route the batch again.
+
+        Raises:
+            PublisherBroken: only a new producer can go on.
+        """
+        rules = self.rules
+        started = time.perf_counter()
+        batch = _Batch()
+        batch.report.messages = len(messages)
+        # In owners' order, whatever the order of arrival: the same batch resolves its own duplicates the same way.
+        for message in sorted(messages, key=lambda item: (item.topic, item.partition, item.offset)):
+            self._decide_message(message, rules, batch)
+        decided = time.perf_counter()
+        results = await self._claim(batch, rules)
+        claimed = time.perf_counter()
+        self._settle(batch, results, rules)
+        settled = time.perf_counter()
+        await self._publisher.publish(batch.out)
+        report = batch.report
+        report.seconds["decide"] = decided - started + settled - claimed
+        report.seconds["claim"] = claimed - decided
+        report.seconds["publish"] = time.perf_counter() - settled
+        self.counters.apply(report)
+        return report
+
+    def _decide_message(self, message: InboundMessage, rules: RoutingRules, batch: _Batch) -> None:
+        items = decode(message, self._limits)
+        batch.report.records_in += len(items)
+        for item in items:
+            if isinstance(item, Rejected):
+                self._reject(item, batch)
+                continue
+            try:
+                self._decide(item, rules, batch)
+            except Unroutable as reason:
+                self._reject_record(item, reason, batch)
+            except Exception as error:  # noqa: BLE001 - one record's fault must stop neither the batch nor the worker
+                log.error("A record of %s raised %s", message.owner(item.index), type(error).__name__, exc_info=_bare(error))
+                self._reject_record(item, Unroutable(Reason.INTERNAL_ERROR, type(error).__name__), batch)
+
+    def _decide(self, record: DecodedRecord, rules: RoutingRules, batch: _Batch) -> None:
+        """Take one record through everything that needs no other part of the system."""
+        event = record.event
+        validate(event)
+        classification = classify(event, rules)
+        if is_filtered(event, classification, rules):
+            batch.report.filtered[classification.value] += 1
+            return
+        rate = rules.sample_rate(classification)
+        early = _early_randomness(record) if rate < 1.0 else None
+        if early is not None and not sample.keep(early, rate):
+            batch.report.sampled_out[classification.value] += 1
+            return
+        self._scrub_event(event, batch.report)
+        identity = identify(event, record.service)
+        if rate < 1.0 and early is None and not sample.keep(sample.digest_randomness(identity.digest()), rate):
+            batch.report.sampled_out[classification.value] += 1
+            return
+        batch.candidates.append(_Candidate(record, classification, identity))
+
+    def _scrub_event(self, event: Event, report: RouteReport) -> None:
+        try:
+            found = self._scrub(event)
+        except Exception as error:
+            raise Unroutable(Reason.SCRUB_FAILED, type(error).__name__) from error
+        if found:
+            report.scrubbed.update(found)
+
+    async def _claim(self, batch: _Batch, rules: RoutingRules) -> list[ClaimResult] | None:
+        """Claim the batch's candidates; None if they pass unclaimed."""
+        claims = [(item.identity, item.record.message.owner(item.record.index)) for item in batch.candidates]
+        if not claims:
+            return []
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._claims.claim(claims, rules.dedup_ttl_s)
+            except ClaimsUnavailable as error:
+                batch.report.claim_retries += 1
+                if self._on_outage == "pass":
+                    log.warning("%s; %d records pass unclaimed", error, len(claims))
+                    return None
+                log.warning("%s; the worker waits (attempt %d)", error, backoff.attempts + 1)
+                await backoff.wait()
+
+    def _settle(self, batch: _Batch, results: list[ClaimResult] | None, rules: RoutingRules) -> None:
+        """Turn candidates whose claim stands into records to publish."""
+        report = batch.report
+        stamp = processing_timestamp(self._clock())
+        for position, (record, classification, identity) in enumerate(batch.candidates):
+            result = ClaimResult.FRESH if results is None else results[position]
+            if result is ClaimResult.DUPLICATE:
+                report.duplicate[classification.value] += 1
+                continue
+            try:
+                out = enrich(record, classification, identity, rules, stamp)
+                self._check_size(out)
+            except Unroutable as reason:
+                self._reject(_rejected(record, reason, orjson_value(record)), batch)
+                continue
+            batch.out.append(out)
+            report.routed[classification.value] += 1
+            report.redelivered += result is ClaimResult.OWNED
+            report.id_conflict += result is ClaimResult.CONFLICT
+            report.unclaimed += results is None
+
+    def _check_size(self, out: OutRecord) -> None:
+        size = len(out.value) + len(out.key or b"")
+        if size > self._publisher.max_record_bytes:
+            raise Unroutable(Reason.RECORD_TOO_LARGE, f"{size} bytes, over {self._publisher.max_record_bytes}")
+
+    def _reject_record(self, record: DecodedRecord, reason: Unroutable, batch: _Batch) -> None:
+        """Dead-letter a decoded record, scrubbed; if it cannot be scrubbed its content does not leave."""
+        value: bytes | None = None
+        if reason.reason is not Reason.SCRUB_FAILED:
+            try:
+                self._scrub_event(record.event, batch.report)
+                value = dumps_or_none(record.event)
+            except Unroutable:
+                log.warning("The dead letter of %s carries no value: it cannot be scrubbed", record.message.owner(record.index))
+        self._reject(_rejected(record, reason, value), batch)
+
+    def _reject(self, rejected: Rejected, batch: _Batch) -> None:
+        batch.out.append(dead_letter(rejected, self._publisher.max_record_bytes))
+        batch.report.dead_lettered[rejected.reason.value] += 1

@@ -1,0 +1,135 @@
+"""A stage's heavy work in a process of its own.
+
+The parent keeps its Kafka heartbeats, can cancel, and survives what kills the child. They speak in lines of JSON: the
+specification goes in by standard input (secrets stand in no argument list), progress and the result come back on
+standard output, logs go to standard error. Standard input stays open while the parent lives; its end is the child's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[dict[str, Any]], Awaitable[None]]
+MAX_LINE = 16 * 1024 * 1024
+STOP_GRACE_S = 10.0
+
+
+class JobFailed(RuntimeError):
+    """A job ended without a result. `kind` is the name of the error that ended it."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+
+
+async def run_job(
+    module: str, specification: dict[str, Any], on_progress: Progress, timeout_s: float
+) -> dict[str, Any]:
+    """Run `python -m module` and return its result; raises `JobFailed`. Cancelling ends the child."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        module,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=MAX_LINE,
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _converse(process, module, specification, on_progress)
+    except TimeoutError:
+        raise JobFailed(
+            "Timeout", f"{module} did not end within {timeout_s:.0f} s: raise training.job_timeout_s"
+        ) from None
+    finally:
+        await _end(process)
+
+
+async def _converse(
+    process: asyncio.subprocess.Process,
+    module: str,
+    specification: dict[str, Any],
+    on_progress: Progress,
+) -> dict[str, Any]:
+    if process.stdin is None or process.stdout is None:
+        raise JobFailed("NoPipes", f"{module} was started without pipes")
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(json.dumps(specification).encode() + b"\n")
+        await process.stdin.drain()
+    async for line in process.stdout:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            logger.warning("%s wrote a line that is no message", module)
+            continue
+        if "progress" in message:
+            await on_progress(message["progress"])
+        elif "result" in message:
+            result: dict[str, Any] = message["result"]
+            return result
+        elif "error" in message:
+            raise JobFailed(message["error"]["kind"], message["error"]["message"])
+    code = await process.wait()
+    raise JobFailed("Died", f"{module} ended with status {code} before it gave a result")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_GRACE_S)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+class JobChannel:
+    """The child's end: reads the specification, writes messages. One a process."""
+
+    def __init__(self) -> None:
+        # Libraries print to standard output; the channel keeps the real one and sends theirs to standard error.
+        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        self._in = os.fdopen(os.dup(0), "r", encoding="utf-8")
+
+    def specification(self) -> dict[str, Any]:
+        """The specification; from here on the process ends when its parent does."""
+        specification: dict[str, Any] = json.loads(self._in.readline())
+        threading.Thread(target=self._watch_parent, name="parent-watch", daemon=True).start()
+        return specification
+
+    def progress(self, **fields: Any) -> None:
+        """Tell the parent how far it is; never event text, never a loss or a norm."""
+        self._write({"progress": fields})
+
+    def run(self, work: Callable[[dict[str, Any], JobChannel], dict[str, Any]]) -> None:
+        """Do the work and send its result, or the error that ended it."""
+        try:
+            result = work(self.specification(), self)
+        except Exception as error:
+            logging.getLogger(work.__module__).exception("job failed")
+            self._write({"error": {"kind": type(error).__name__, "message": str(error)[:2000]}})
+            raise SystemExit(1) from None
+        self._write({"result": result})
+
+    def _write(self, message: dict[str, Any]) -> None:
+        self._out.write(json.dumps(message) + "\n")
+        self._out.flush()
+
+    def _watch_parent(self) -> None:
+        self._in.read()
+        os._exit(70)

@@ -1,0 +1,94 @@
+"""What every stage works with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from agents.training.child import run_job
+from agents.training.config import CycleConfig
+from agents.training.facts import Watchers
+from app.store import Database, progress
+from models.audit import AuditEntry
+from models.cycle import Cycle
+from models.decision import GateDecision
+
+logger = logging.getLogger(__name__)
+PROGRESS_INTERVAL_S = 0.5
+
+
+class Gate(Protocol):
+    """Decides actions from facts; never raises for the policy's sake."""
+
+    async def decide(self, action: str, facts: dict[str, Any]) -> GateDecision: ...
+
+
+class Audit(Protocol):
+    """Takes an entry, or raises while it cannot."""
+
+    async def log(self, entry: AuditEntry) -> Any: ...
+
+
+@dataclass(slots=True)
+class StageContext:
+    """Stores, gate and services of the worker that runs a cycle."""
+
+    config: CycleConfig
+    database: Database
+    gate: Gate
+    audit: Audit
+    probe: Callable[[], Awaitable[Watchers]]
+    approved_models: frozenset[str]
+    has_pii: Callable[[str], bool]
+    public_training: int
+    """How many public benign prompts of the constitution may be trained on."""
+    constitution_digest: str
+    holder: str
+    _told: dict[str, float] = field(default_factory=dict)
+
+    async def decide(self, cycle: Cycle, action: str, facts: dict[str, Any]) -> GateDecision:
+        """Ask the gate, and have the audit engine hold a conclusive answer before anybody acts on it."""
+        decision = await self.gate.decide(action, facts)
+        if decision.conclusive:
+            await self.audit.log(
+                AuditEntry(
+                    entry_id=f"decision-{decision.decision_id}",
+                    event_type="gate_decision",
+                    constitutional_hash=self.config.constitutional_hash,
+                    context={"facts": facts, "decision": decision.model_dump(mode="json")},
+                    cycle_id=cycle.cycle_id,
+                    model_id=cycle.model_id,
+                    domain=cycle.domain,
+                ),
+            )
+        logger.info("gate: %s %s", action, decision.verdict, extra={"cycle_id": cycle.cycle_id})
+        return decision
+
+    async def job(self, cycle: Cycle, stage: str, specification: dict[str, Any]) -> dict[str, Any]:
+        """Run a stage's child process, its progress going to the store; raises `JobFailed`."""
+
+        async def told(fields: dict[str, Any]) -> None:
+            await self._save_progress(cycle, stage, fields)
+
+        return await run_job(
+            f"agents.training.jobs.{stage}",
+            {"config": self.config.model_dump(mode="json"), "cycle_id": cycle.cycle_id, **specification},
+            told,
+            self.config.job_timeout_s,
+        )
+
+    async def _save_progress(self, cycle: Cycle, stage: str, fields: dict[str, Any]) -> None:
+        done, total = int(fields.pop("done", 0)), int(fields.pop("total", 0))
+        now = time.monotonic()
+        if done < total and now - self._told.get(cycle.cycle_id, 0.0) < PROGRESS_INTERVAL_S:
+            return
+        self._told[cycle.cycle_id] = now
+        await asyncio.to_thread(self._write_progress, cycle.cycle_id, stage, done, total, fields)
+
+    def _write_progress(self, cycle_id: str, stage: str, done: int, total: int, detail: dict[str, Any]) -> None:
+        with self.database.write() as connection:
+            progress.save(connection, cycle_id, stage, done, total, detail)

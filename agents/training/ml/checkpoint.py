@@ -1,0 +1,140 @@
+"""A private run on disk: adapter weights, optimizer state and step number, as safetensors and JSON.
+
+Nothing here can run code when loaded, and nothing random is kept: a resumed step draws under a new key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from agents.training.ml.dp import PrivateTrainer
+from agents.training.ml.lora import sync_files
+
+FORMAT: Final = 1
+_WEIGHT: Final = "weight:"
+_STATE: Final = "state:"
+_NAME: Final = re.compile(r"step-(\d{8})")
+
+# Only these may differ between a checkpoint and the run that resumes it: noise is solved anew after a crash.
+_MAY_CHANGE: Final = frozenset({"noise_multiplier", "steps", "micro_batch"})
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, of another format, or of another run."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """A run between two steps: tensors on the CPU, and JSON values beside them."""
+
+    tensors: dict[str, torch.Tensor]
+    meta: dict[str, Any]
+
+
+def state_of(trainer: PrivateTrainer) -> TrainerState:
+    """A copy of the trainer's state."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in trainer.trainable.items():
+        tensors[_WEIGHT + name] = parameter.detach().cpu().clone()
+        for key, value in trainer.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{_STATE}{key}:{name}"] = value.detach().cpu().clone()
+    meta = {
+        "format": FORMAT,
+        "step": trainer.step_index,
+        "plan": trainer.plan.as_record(),
+        "non_private": trainer.non_private,
+    }
+    return TrainerState(tensors, meta)
+
+
+def restore(trainer: PrivateTrainer, state: TrainerState) -> None:
+    """Put ``state`` into a freshly made trainer. Raises ``CheckpointError``."""
+    _check(trainer, state.meta)
+    weights = {name.removeprefix(_WEIGHT) for name in state.tensors if name.startswith(_WEIGHT)}
+    if weights != trainer.trainable.keys():
+        raise CheckpointError(
+            f"the checkpoint's adapter differs in {len(weights ^ trainer.trainable.keys())} tensors: "
+            "resume with the base model and LoRA settings the run started with"
+        )
+    with torch.no_grad():
+        for name, parameter in trainer.trainable.items():
+            parameter.copy_(state.tensors[_WEIGHT + name])
+    for stored, tensor in state.tensors.items():
+        if stored.startswith(_STATE):
+            key, name = stored.removeprefix(_STATE).split(":", 1)
+            parameter = trainer.trainable[name]
+            # Adam keeps its step counter on the CPU wherever the weights are.
+            trainer.optimizer.state[parameter][key] = (
+                tensor.clone() if key == "step" else tensor.to(parameter.device, copy=True)
+            )
+    trainer.step_index = int(state.meta["step"])
+    if state.meta["non_private"]:
+        trainer.taint()
+
+
+def save_checkpoint(trainer: PrivateTrainer, root: Path, *, keep: int = 2) -> Path:
+    """Write ``root/step-<steps done>``, whole or not at all, and delete all but the newest ``keep``."""
+    state = state_of(trainer)
+    target = root / f"step-{trainer.step_index:08d}"
+    root.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".tmp-", dir=root))
+    try:
+        save_file(state.tensors, partial / "state.safetensors")
+        (partial / "state.json").write_text(json.dumps(state.meta, indent=2))
+        sync_files(partial)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in _checkpoints(root)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def latest_checkpoint(root: Path) -> Path | None:
+    """The checkpoint with the most steps below ``root``, if any; half-written ones do not count."""
+    found = _checkpoints(root)
+    return found[-1] if found else None
+
+
+def load_checkpoint(trainer: PrivateTrainer, directory: Path) -> None:
+    """Resume ``trainer`` from a checkpoint directory. Raises ``CheckpointError``."""
+    try:
+        meta = json.loads((directory / "state.json").read_text())
+        tensors = load_file(directory / "state.safetensors")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {directory.name} cannot be read: delete it and resume from the one before"
+        ) from error
+    restore(trainer, TrainerState(tensors, meta))
+
+
+def _checkpoints(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and _NAME.fullmatch(entry.name))
+
+
+def _check(trainer: PrivateTrainer, meta: dict[str, Any]) -> None:
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint format is {meta.get('format')!r}, this version reads {FORMAT}")
+    plan = trainer.plan.as_record()
+    changed = sorted(
+        name for name, value in meta["plan"].items() if name not in _MAY_CHANGE and plan.get(name) != value
+    )
+    if changed:
+        raise CheckpointError(
+            f"the checkpoint was made under another plan ({', '.join(changed)} differ): "
+            "resume under the plan the cycle was approved with"
+        )

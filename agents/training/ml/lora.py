@@ -1,0 +1,141 @@
+"""LoRA adapters: attaching, saving, loading and comparing them (Hu et al. 2021)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+
+ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class AdapterError(ValueError):
+    """An adapter directory is incomplete, or its weights cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSpec:
+    """Rank, scale (``alpha / r``), dropout and the layers that get an adapter; biases stay frozen."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.1
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightShift:
+    """How far an adapter moved, over all its tensors."""
+
+    moved: bool  # every tensor is finite and differs from what it was
+    tensors: int
+    unmoved: int
+    not_finite: int
+    relative_change: float  # ||after - before|| / ||after||, Frobenius; NaN if a weight is not finite
+
+
+def attach_adapter(base: Any, spec: LoraSpec, *, seed: int | None = None) -> Any:
+    """A PEFT model over ``base``, whose own weights are frozen; adapter weights are float32 on any base.
+
+    ``seed`` fixes the initial weights (they are public: they precede all data). Torch's random state is left
+    as it was. PEFT changes ``base`` in place.
+    """
+    config = LoraConfig(
+        r=spec.r,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules=list(spec.target_modules),
+        bias="none",
+        task_type=TaskType.CAUSAL_LM,
+    )
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return get_peft_model(base, config)
+
+
+def adapter_state(model: Any) -> dict[str, torch.Tensor]:
+    """A copy of the adapter's weights on the CPU, by PEFT's names."""
+    state: Mapping[str, torch.Tensor] = get_peft_model_state_dict(model)
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+
+def save_adapter(model: Any, directory: Path, *, base_name: str) -> str:
+    """Write the adapter as safetensors into ``directory`` and return its digest.
+
+    The directory appears whole or not at all, and must not exist yet. ``base_name`` is recorded in place of
+    the base model's path, so that the digest does not depend on where a machine keeps its models.
+    """
+    if directory.exists():
+        raise AdapterError(f"{directory} exists: an adapter is never overwritten, choose another directory")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    model.peft_config["default"].base_model_name_or_path = base_name
+    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.tmp-", dir=directory.parent))
+    try:
+        model.save_pretrained(partial, safe_serialization=True)
+        for extra in partial.iterdir():
+            if extra.name not in ADAPTER_FILES:  # PEFT's model card template
+                extra.unlink()
+        sync_files(partial)
+        partial.chmod(0o755)
+        partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return adapter_digest(directory)
+
+
+def load_adapter(base: Any, directory: Path, *, trainable: bool = False) -> Any:
+    """A PEFT model of ``base`` and the adapter in ``directory``. Raises ``AdapterError``."""
+    adapter_digest(directory)  # refuses an incomplete directory, which PEFT would take for a hub name
+    model = PeftModel.from_pretrained(base, directory, is_trainable=trainable)
+    return model.train(trainable)
+
+
+def adapter_digest(directory: Path) -> str:
+    """SHA-256 over the names, sizes and bytes of the adapter's two files, hexadecimal."""
+    digest = hashlib.sha256()
+    for name in ADAPTER_FILES:
+        file = directory / name
+        if not file.is_file():
+            raise AdapterError(f"{directory} holds no {name}: it is not an adapter directory")
+        content = file.read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def weights_moved(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> WeightShift:
+    """Compare two ``adapter_state``s. Raises ``AdapterError`` where they are of different adapters."""
+    if before.keys() != after.keys():
+        raise AdapterError(
+            f"{len(before.keys() ^ after.keys())} tensors are in one adapter only: compare states of one run"
+        )
+    unmoved = sum(torch.equal(before[name], after[name]) for name in before)
+    not_finite = sum(not bool(torch.isfinite(tensor).all()) for tensor in after.values())
+    change = sum(float((after[name].double() - before[name].double()).square().sum()) for name in before)
+    size = sum(float(tensor.double().square().sum()) for tensor in after.values())
+    return WeightShift(
+        moved=bool(before) and not unmoved and not not_finite,
+        tensors=len(before),
+        unmoved=unmoved,
+        not_finite=not_finite,
+        relative_change=(change / size) ** 0.5 if size else 0.0,
+    )
+
+
+def sync_files(directory: Path) -> None:
+    """Force the files of ``directory`` to disk, so that a rename after it never outlives their content."""
+    for file in directory.iterdir():
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,150 @@
+"""Walks cycles through their states, one worker a model at a time, from what SQL says. Free of Kafka and Faust."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import sqlalchemy as sa
+
+from agents.training.child import JobFailed
+from agents.training.context import StageContext
+from agents.training.planning import BudgetUsedUp
+from agents.training.stages import STAGES, domain_lease
+from app.store import cycles, leases
+from app.store.leases import FenceLost, Lease
+from models.cycle import TERMINAL_STATES, Cycle, CycleState
+
+logger = logging.getLogger(__name__)
+
+# Errors by name, because a child's come as text. A transient one is asked again for as long as it lasts.
+TRANSIENT = frozenset(
+    {"AuditUnavailable", "PolicyEngineUnavailable", "OperationalError", "FenceLost", "StaleCycle", "InterfaceError"},
+)
+REFUSALS = frozenset({"BudgetUsedUp", "BudgetExhaustedError"})
+MAX_ATTEMPTS = 3
+
+
+class CycleRunner:
+    """Takes open cycles under their model's lease and advances each as far as it goes."""
+
+    def __init__(self, context: StageContext) -> None:
+        self.context = context
+        self._attempts: Counter[str] = Counter()
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look now: a record said that something changed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Run until cancelled; cancelling ends the child at work, and another worker goes on from there."""
+        while True:
+            self._wake.clear()
+            try:
+                await self.run_once()
+            except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+                logger.warning("store unavailable, waiting: %s", type(error).__name__)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self.context.config.poll_s)
+
+    async def run_once(self) -> None:
+        """Advance every open cycle whose model nobody else works on."""
+        for cycle in await asyncio.to_thread(self._open_cycles):
+            lease = await asyncio.to_thread(self._acquire, f"model:{cycle.model_id}")
+            if lease is None:
+                continue
+            work = asyncio.create_task(self._advance(cycle))
+            async with self._kept(lease, cycle, work):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(work)
+                if not work.done():
+                    work.cancel()
+                    await asyncio.gather(work, return_exceptions=True)
+                    raise asyncio.CancelledError
+
+    async def _advance(self, cycle: Cycle) -> None:
+        while cycle.state not in TERMINAL_STATES:
+            try:
+                following = await STAGES[cycle.state](self.context, cycle)
+            except Exception as error:  # noqa: BLE001 - every kind is told apart by name, none is lost
+                await self._handle(cycle, error)
+                return
+            if following is None:
+                return
+            logger.info("%s -> %s", cycle.state, following.state, extra={"cycle_id": cycle.cycle_id})
+            cycle = following
+
+    async def _handle(self, cycle: Cycle, error: Exception) -> None:
+        kind = error.kind if isinstance(error, JobFailed) else type(error).__name__
+        if kind in TRANSIENT:
+            logger.warning("%s, waiting: %s", kind, error, extra={"cycle_id": cycle.cycle_id})
+            return
+        self._attempts[cycle.cycle_id] += 1
+        if kind == "Died" and self._attempts[cycle.cycle_id] < MAX_ATTEMPTS:
+            logger.warning("job died, trying again: %s", error, extra={"cycle_id": cycle.cycle_id})
+            return
+        refused = isinstance(error, BudgetUsedUp) or kind in REFUSALS
+        logger.error("%s: %s", kind, error, extra={"cycle_id": cycle.cycle_id}, exc_info=not refused)
+        await asyncio.to_thread(self._conclude, cycle.cycle_id, kind, str(error), refused)
+
+    def _conclude(self, cycle_id: str, kind: str, message: str, refused: bool) -> None:
+        with self.context.database.write() as connection:
+            cycle = cycles.get(connection, cycle_id)
+            if cycle is None or cycle.state in TERMINAL_STATES:
+                return
+            reason = {"code": kind, "message": message}
+            state = CycleState.REJECTED if refused else CycleState.FAILED
+            cycles.transition(connection, cycle, state, reason, reasons=(reason,))
+
+    @contextlib.asynccontextmanager
+    async def _kept(self, lease: Lease, cycle: Cycle, work: asyncio.Task[None]) -> AsyncIterator[None]:
+        keeper = asyncio.create_task(self._keep(lease, cycle, work))
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+            await asyncio.to_thread(self._release, lease)
+
+    async def _keep(self, lease: Lease, cycle: Cycle, work: asyncio.Task[None]) -> None:
+        """Renew the lease; stop the work when it is lost, or when somebody cancelled the cycle."""
+        while True:
+            await asyncio.sleep(self.context.config.lease_s / 4)
+            try:
+                going = await asyncio.to_thread(self._renew, lease, cycle)
+            except FenceLost as lost:
+                logger.warning("%s", lost, extra={"cycle_id": cycle.cycle_id})
+                going = False
+            except sa.exc.OperationalError as error:
+                # The lease runs out by itself if this lasts; whoever takes it over raises the fence.
+                logger.warning("lease not renewed: %s", type(error).__name__, extra={"cycle_id": cycle.cycle_id})
+                continue
+            if not going:
+                work.cancel()
+                return
+
+    def _renew(self, lease: Lease, cycle: Cycle) -> bool:
+        with self.context.database.write() as connection:
+            leases.renew(connection, lease, self.context.config.lease_s)
+            # The domain's lease is held only while training; renewing it is harmless otherwise.
+            leases.extend_if_held(
+                connection, domain_lease(cycle.domain), self.context.holder, self.context.config.lease_s
+            )
+            current = cycles.get(connection, cycle.cycle_id)
+        return current is not None and current.state is not CycleState.CANCELLED
+
+    def _acquire(self, name: str) -> Lease | None:
+        with self.context.database.write() as connection:
+            return leases.acquire(connection, name, self.context.holder, self.context.config.lease_s)
+
+    def _release(self, lease: Lease) -> None:
+        with contextlib.suppress(sa.exc.OperationalError), self.context.database.write() as connection:
+            leases.release(connection, lease)
+
+    def _open_cycles(self) -> list[Cycle]:
+        with self.context.database.read() as connection:
+            return cycles.list_cycles(connection, open_only=True)

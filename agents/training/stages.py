@@ -1,0 +1,287 @@
+"""One function a state: it does the state's work and moves the cycle on, or returns None to wait and be asked again.
+
+A stage may be cut off anywhere and run again by another worker: what it has written is keyed, and the transition at
+its end is compare-and-set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from agents.curation import manifest as snapshots
+from agents.training import facts, planning
+from agents.training.context import StageContext
+from app.store import approvals, cycles, examples, leases, ledger, registry, revisions
+from models.cycle import Cycle, CycleState, TrainingPlan
+from models.decision import GateDecision
+
+logger = logging.getLogger(__name__)
+
+Stage = Callable[[StageContext, Cycle], Awaitable[Cycle | None]]
+
+
+def domain_lease(domain: str) -> str:
+    """The lease that whoever spends a domain's budget holds."""
+    return f"domain:{domain}"
+
+
+async def start(context: StageContext, cycle: Cycle) -> Cycle | None:
+    """`proposed`: nothing to do but begin."""
+    return await _move(context, cycle, CycleState.PREPARING)
+
+
+async def prepare(context: StageContext, cycle: Cycle) -> Cycle | None:
+    """`preparing`: snapshot the waiting examples."""
+    config = context.config
+    rules = snapshots.ManifestRules(
+        digest_key=config.digest_key.encode(),
+        held_out_share=config.held_out_share,
+        public_benign=context.public_training,
+    )
+
+    def snapshot() -> Cycle:
+        with context.database.write() as connection:
+            waiting = examples.waiting(connection, cycle.model_id, cycle.domain)
+            manifest = snapshots.build(
+                cycle.cycle_id, cycle.domain, waiting, rules, context.has_pii, context.constitution_digest
+            )
+            if not manifest.members:
+                return cycles.transition(
+                    connection,
+                    cycle,
+                    CycleState.REJECTED,
+                    {"excluded": manifest.excluded},
+                    reasons=(_reason("no_examples", "No waiting example may be trained on."),),
+                )
+            digest = snapshots.manifest_digest(manifest)
+            cycles.save_manifest(connection, manifest, digest)
+            counts = {"members": len(manifest.members), "held_out": len(manifest.held_out)}
+            return cycles.transition(
+                connection,
+                cycle,
+                CycleState.REVISING,
+                counts | {"excluded": manifest.excluded},
+                manifest_digest=digest,
+                facts=cycle.facts | counts,
+            )
+
+    return await asyncio.to_thread(snapshot)
+
+
+async def revise(context: StageContext, cycle: Cycle) -> Cycle | None:
+    """`revising`: critique and revision in a child, then the gate."""
+    summary = await context.job(cycle, "revise", {})
+    revised = cycle.model_copy(update={"facts": cycle.facts | {"revision": summary}})
+    return await _gate_fine_tuning(context, revised)
+
+
+async def await_approval(context: StageContext, cycle: Cycle) -> Cycle | None:
+    """`awaiting_approval`: look for a reviewer's decision on this very plan."""
+    decision = await asyncio.to_thread(_latest_approval, context, cycle.cycle_id)
+    if decision is None:
+        return None
+    if facts.is_expired(decision):
+        reason = _reason("approval_expired", f"The decision of {decision.reviewer} has expired.")
+        return await _move(context, cycle, CycleState.REJECTED, reasons=(reason,))
+    if not decision.approved:
+        reason = _reason("approval_refused", f"{decision.reviewer} rejected the plan: {decision.comment}")
+        return await _move(context, cycle, CycleState.REJECTED, reasons=(reason,))
+    return await _gate_fine_tuning(context, cycle)
+
+
+async def train(context: StageContext, cycle: Cycle) -> Cycle | None:
+    """`approved`: under the domain's lease, plan and ask anew, then begin to train."""
+    lease = await asyncio.to_thread(_take_domain, context, cycle)
+    if lease is None:
+        return None
+    plan, cost = await asyncio.to_thread(_plan, context, cycle)
+    decision, digest = await _ask_fine_tuning(context, cycle, plan, cost)
+    if not decision.conclusive:
+        return None
+    if not decision.allow:
+        return await _refuse(context, cycle, decision)
+    detail = {"lane": decision.lane, "decision_id": decision.decision_id, "noise_multiplier": cost.noise_multiplier}
+    return await _move(context, cycle, CycleState.TRAINING, detail, plan=plan, plan_digest=digest)
+
+
+async def run_training(context: StageContext, cycle: Cycle) -> Cycle | None:
+    """`training`: DP LoRA in a child that reserves each step in the ledger under the domain's lease."""
+    lease = await asyncio.to_thread(_take_domain, context, cycle)
+    if lease is None:
+        return None
+    result = await context.job(
+        cycle, "train", {"lease": {"name": lease.name, "holder": lease.holder, "fence": lease.fence}}
+    )
+
+    def finish() -> Cycle:
+        with context.database.write() as connection:
+            registry.add_version(
+                connection,
+                {
+                    "version_id": f"{cycle.model_id}-{cycle.cycle_id}",
+                    "model_id": cycle.model_id,
+                    "cycle_id": cycle.cycle_id,
+                    "base_model": result["base_model"],
+                    "path": result["path"],
+                    "digest": result["digest"],
+                    "statement": result["statement"],
+                },
+            )
+            members = [member.example_id for member in cycles.get_manifest(connection, cycle.cycle_id).members]
+            examples.mark_used(connection, members, cycle.cycle_id)
+            leases.release(connection, lease)
+            return cycles.transition(
+                connection,
+                cycle,
+                CycleState.EVALUATING,
+                {"adapter_digest": result["digest"], "privacy": result["statement"]},
+                facts=cycle.facts | {"training": result["training"], "privacy": result["statement"]},
+            )
+
+    return await asyncio.to_thread(finish)
+
+
+async def evaluate(context: StageContext, cycle: Cycle) -> Cycle | None:
+    """`evaluating`: base against candidate, then the promotion gate."""
+    evaluation = await context.job(cycle, "evaluate", {})
+    return await _gate_promotion(context, cycle, evaluation)
+
+
+async def await_promotion(context: StageContext, cycle: Cycle) -> Cycle | None:
+    """`awaiting_promotion`: look for a reviewer's decision on the evaluated adapter."""
+    decision = await asyncio.to_thread(_latest_approval, context, cycle.cycle_id)
+    if decision is None or decision.created_at <= cycle.updated_at:
+        return None
+    return await _gate_promotion(context, cycle, cycle.facts["evaluation"])
+
+
+STAGES: dict[CycleState, Stage] = {
+    CycleState.PROPOSED: start,
+    CycleState.PREPARING: prepare,
+    CycleState.REVISING: revise,
+    CycleState.AWAITING_APPROVAL: await_approval,
+    CycleState.APPROVED: train,
+    CycleState.TRAINING: run_training,
+    CycleState.EVALUATING: evaluate,
+    CycleState.AWAITING_PROMOTION: await_promotion,
+}
+
+
+async def _gate_fine_tuning(context: StageContext, cycle: Cycle) -> Cycle | None:
+    plan, cost = await asyncio.to_thread(_plan, context, cycle)
+    decision, digest = await _ask_fine_tuning(context, cycle, plan, cost)
+    if not decision.conclusive:
+        return None
+    changes: dict[str, Any] = {"plan": plan, "plan_digest": digest, "facts": cycle.facts}
+    detail = {"lane": decision.lane, "decision_id": decision.decision_id, "epsilon_after": cost.epsilon_after}
+    if decision.allow:
+        return await _move(context, cycle, CycleState.APPROVED, detail, **changes)
+    if decision.needs_approval and cycle.state is CycleState.REVISING:
+        return await _move(context, cycle, CycleState.AWAITING_APPROVAL, detail, **changes)
+    return await _refuse(context, cycle, decision, **changes)
+
+
+async def _ask_fine_tuning(
+    context: StageContext, cycle: Cycle, plan: TrainingPlan, cost: planning.PlanCost
+) -> tuple[GateDecision, str]:
+    digest = planning.plan_digest(plan, cycle.manifest_digest or "")
+    revision = cycle.facts["revision"]
+    approval = await asyncio.to_thread(_latest_approval, context, cycle.cycle_id)
+    measured = facts.fine_tuning_facts(
+        context.config,
+        plan,
+        epsilon_after=cost.epsilon_after,
+        n_examples=revision["compliant"],
+        pii_found=revision["pii_found"],
+        rounds=revision["rounds"],
+        approved_models=context.approved_models,
+        watchers=await context.probe(),
+        approval=facts.approval_facts(cycle, approval, digest),
+    )
+    return await context.decide(cycle, "model_fine_tuning", measured), digest
+
+
+async def _gate_promotion(context: StageContext, cycle: Cycle, evaluation: dict[str, Any]) -> Cycle | None:
+    approval = await asyncio.to_thread(_latest_approval, context, cycle.cycle_id)
+    measured = facts.promotion_facts(
+        context.config,
+        evaluation,
+        cycle.facts["privacy"],
+        await context.probe(),
+        facts.approval_facts(cycle, approval, cycle.plan_digest or ""),
+    )
+    decision = await context.decide(cycle, "model_promotion", measured)
+    if not decision.conclusive:
+        return None
+    evaluated = cycle.model_copy(update={"facts": cycle.facts | {"evaluation": evaluation}})
+    if decision.needs_approval and cycle.state is CycleState.EVALUATING:
+        return await _move(context, cycle, CycleState.AWAITING_PROMOTION, facts=evaluated.facts)
+
+    def conclude() -> Cycle:
+        with context.database.write() as connection:
+            version = registry.version_of_cycle(connection, cycle.cycle_id)
+            if version is None:
+                raise RuntimeError(f"cycle {cycle.cycle_id} is evaluated but has no model version")
+            registry.set_evaluation(connection, version.version_id, evaluation)
+            detail = {"decision_id": decision.decision_id, "reasons": _reasons(decision)}
+            if decision.allow:
+                registry.deploy(connection, cycle.model_id, version.version_id, f"cycle {cycle.cycle_id}")
+                return cycles.transition(connection, cycle, CycleState.PROMOTED, detail, facts=evaluated.facts)
+            return cycles.transition(
+                connection,
+                cycle,
+                CycleState.REJECTED,
+                detail,
+                facts=evaluated.facts,
+                reasons=_reasons(decision),
+            )
+
+    return await asyncio.to_thread(conclude)
+
+
+async def _refuse(context: StageContext, cycle: Cycle, decision: GateDecision, **changes: Any) -> Cycle:
+    detail = {"decision_id": decision.decision_id, "reasons": _reasons(decision)}
+    return await _move(context, cycle, CycleState.REJECTED, detail, **changes, reasons=_reasons(decision))
+
+
+async def _move(
+    context: StageContext, cycle: Cycle, state: CycleState, detail: dict[str, Any] | None = None, **changes: Any
+) -> Cycle:
+    def move() -> Cycle:
+        with context.database.write() as connection:
+            return cycles.transition(connection, cycle, state, detail, **changes)
+
+    return await asyncio.to_thread(move)
+
+
+def _plan(context: StageContext, cycle: Cycle) -> tuple[TrainingPlan, planning.PlanCost]:
+    with context.database.read() as connection:
+        done = revisions.finished(connection, cycle.cycle_id)
+        earlier = [c for c in ledger.trained_cycles(connection, cycle.domain) if c != cycle.cycle_id]
+        history = ledger.phases(connection, cycle.domain)
+    n_private = sum(1 for row in done.values() if row.compliant)
+    n_public = min(context.public_training, round(n_private * context.config.benign_ratio))
+    target = planning.epsilon_target(context.config, len(earlier))
+    plan = planning.make_plan(context.config, n_private, n_public, target)
+    return plan, planning.cost_of(plan, history)
+
+
+def _take_domain(context: StageContext, cycle: Cycle) -> leases.Lease | None:
+    with context.database.write() as connection:
+        return leases.acquire(connection, domain_lease(cycle.domain), context.holder, context.config.lease_s)
+
+
+def _latest_approval(context: StageContext, cycle_id: str) -> Any:
+    with context.database.read() as connection:
+        return approvals.latest(connection, cycle_id)
+
+
+def _reasons(decision: GateDecision) -> tuple[dict[str, str], ...]:
+    return tuple(reason.model_dump() for reason in decision.reasons)
+
+
+def _reason(code: str, message: str) -> dict[str, str]:
+    return {"code": code, "message": message}

@@ -1,0 +1,84 @@
+"""Topics at the broker, and producers that lose nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, TopicAlreadyExistsError, for_code
+
+from app.settings import Settings
+from app.topics import REGISTRY, TopicSpec
+
+logger = logging.getLogger(__name__)
+
+
+class TopicsNotReady(RuntimeError):
+    """The broker cannot be reached, or refuses a topic of the registry."""
+
+
+def make_producer(settings: Settings, *, linger_ms: int | None = None) -> AIOKafkaProducer:
+    """An idempotent producer with acks from all replicas; the caller starts and stops it."""
+    compression = settings.kafka.compression
+    return AIOKafkaProducer(
+        bootstrap_servers=settings.kafka.bootstrap_servers,
+        acks="all",
+        enable_idempotence=True,
+        compression_type=None if compression == "none" else compression,
+        linger_ms=settings.kafka.linger_ms if linger_ms is None else linger_ms,
+        max_batch_size=1024 * 1024,
+        max_request_size=max(spec.max_message_bytes for spec in REGISTRY),
+    )
+
+
+async def ensure_topics(settings: Settings, timeout_s: float = 60.0) -> list[str]:
+    """Create the registry's topics that are missing; returns their names. Waits for the broker up to `timeout_s`.
+
+    Raises `TopicsNotReady`.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:
+        try:
+            return await _create_missing(settings)
+        except (KafkaConnectionError, NodeNotReadyError, OSError) as error:
+            if asyncio.get_running_loop().time() > deadline:
+                servers = settings.kafka.bootstrap_servers
+                raise TopicsNotReady(f"Kafka at {servers} did not answer in {timeout_s:.0f} s: {error}") from error
+            await asyncio.sleep(0.5)
+
+
+async def _create_missing(settings: Settings) -> list[str]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
+    await admin.start()
+    try:
+        present = set(await admin.list_topics())
+        missing = [spec for spec in REGISTRY if spec.name not in present]
+        if missing:
+            response = await admin.create_topics([_new_topic(spec, settings) for spec in missing])
+            for name, code, *rest in response.topic_errors:
+                error = for_code(code)
+                if code and error is not TopicAlreadyExistsError:
+                    raise TopicsNotReady(f"Kafka refused topic {name}: {error.__name__} {rest[0] if rest else ''}")
+            logger.info("created topics: %s", ", ".join(spec.name for spec in missing))
+        return [spec.name for spec in missing]
+    except KafkaError as error:
+        if isinstance(error, KafkaConnectionError | NodeNotReadyError):
+            raise
+        raise TopicsNotReady(f"Kafka could not list or create topics: {error!r}") from error
+    finally:
+        await admin.close()
+
+
+def _new_topic(spec: TopicSpec, settings: Settings) -> NewTopic:
+    return NewTopic(
+        name=spec.name,
+        num_partitions=settings.kafka.partitions,
+        replication_factor=settings.kafka.replication_factor,
+        topic_configs={
+            "retention.ms": str(spec.retention_ms),
+            "max.message.bytes": str(spec.max_message_bytes),
+            "min.insync.replicas": str(min(2, settings.kafka.replication_factor)),
+        },
+    )

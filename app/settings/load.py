@@ -1,0 +1,148 @@
+"""Where settings come from: environment over `flywheel.toml` over defaults.
+
+`FLYWHEEL_SECTION__NAME` sets one setting, `FLYWHEEL_SECTION__NAME_FILE` reads it from a file (for secrets), and the
+specification's own names are understood too. pydantic-settings reads the sources; what is left to do here is to
+refuse by name what it would silently pass over.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
+
+from app.settings.sections import Settings
+
+PREFIX = "FLYWHEEL_"
+SPECIFICATION_NAMES = {
+    "CONSTITUTIONAL_HASH": "constitution.hash",
+    "POLICY_ENGINE_URL": "policy_engine.url",
+    "AUDIT_ENGINE_URL": "audit_engine.url",
+    "COMPLIANCE_THRESHOLD": "constitution.compliance_threshold",
+}
+# Read by the installation and the tests, not settings of a worker.
+NOT_SETTINGS = frozenset({"FLYWHEEL_CONFIG", "FLYWHEEL_TEST_DATA", "FLYWHEEL_REQUIRE_ALL", "FLYWHEEL_CACHE"})
+NOT_SETTINGS_PREFIXES = ("FLYWHEEL_TEST_", "FLYWHEEL_OPA", "FLYWHEEL_OTELCOL")
+
+
+class SettingsError(ValueError):
+    """A setting is unknown, contradictory or out of its bounds. The message names it, its value and the remedy."""
+
+
+def known_names(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings, such as `kafka.bootstrap_servers`."""
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from known_names(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def load_settings(env: Mapping[str, str] | None = None, toml: Path | None = None) -> Settings:
+    """Read the configuration.
+
+    `env` defaults to the process environment; `toml` to `$FLYWHEEL_CONFIG`, else `flywheel.toml` in the working
+    directory where there is one. Raises `SettingsError`.
+    """
+    env = dict(os.environ if env is None else env)
+    values = _read_toml(toml or _toml_path(env))
+    for name, value, origin in _from_environment(env):
+        _put(values, name, value, origin)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+
+
+def _toml_path(env: Mapping[str, str]) -> Path | None:
+    named = env.get("FLYWHEEL_CONFIG")
+    if named:
+        return Path(named)
+    default = Path("flywheel.toml")
+    return default if default.exists() else None
+
+
+def _read_toml(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    if not path.is_file():
+        raise SettingsError(f"configuration file {path} does not exist: correct FLYWHEEL_CONFIG, or create it")
+
+    class _Toml(BaseSettings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    try:
+        return dict(TomlConfigSettingsSource(_Toml, toml_file=path)())
+    except ValueError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+
+
+def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    names = list(known_names())
+    for variable, text in sorted(env.items()):
+        if variable in SPECIFICATION_NAMES:
+            yield SPECIFICATION_NAMES[variable], text, variable
+        elif variable.startswith(PREFIX) and not _is_other(variable):
+            name = variable.removeprefix(PREFIX).lower().replace("__", ".")
+            if name not in names and name.removesuffix("_file") in names:
+                name, text = name.removesuffix("_file"), _read_secret(variable, text)
+            if name not in names:
+                raise SettingsError(_unknown(variable, name, names))
+            yield name, _parse(text), variable
+
+
+def _is_other(variable: str) -> bool:
+    return variable in NOT_SETTINGS or variable.startswith(NOT_SETTINGS_PREFIXES)
+
+
+def _read_secret(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{variable}={path} cannot be read ({error.strerror}): name a readable file") from None
+
+
+def _parse(text: str) -> Any:
+    """Lists and tables come as JSON; everything else stays text, which pydantic turns into the field's type."""
+    if text[:1] in {"[", "{"}:
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return text
+    return text
+
+
+def _put(values: dict[str, Any], name: str, value: Any, origin: str) -> None:
+    *sections, leaf = name.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise SettingsError(f"{origin} sets {name}, but the configuration file gives {section} one plain value")
+    values[leaf] = value
+
+
+def _unknown(variable: str, name: str, names: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]} ({PREFIX}{nearest[0].upper().replace('.', '__')})?" if nearest else ""
+    return f"unknown setting {variable} ({name}){hint}"
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    names = list(known_names())
+    for item in error.errors(include_url=False):
+        name = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(_unknown(name, name, names))
+        else:
+            secret = any(word in name for word in ("token", "key"))
+            given = "" if isinstance(item["input"], dict) or secret else f" (given: {item['input']!r})"
+            lines.append(f"{name or 'settings'}: {item['msg']}{given}")
+    return "; ".join(lines)

@@ -1,0 +1,256 @@
+"""Every setting, its default and its bounds. The specification's values are the defaults and stand only here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A section refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ConstitutionSettings(Section):
+    """Which constitution is in force, and how strict it is."""
+
+    hash: str = Field("cdd01ef066bc6cf2", description="declared identifier, in every request and event")
+    path: Path | None = Field(None, description="YAML document; the default constitution when absent")
+    compliance_threshold: Fraction = Field(0.95, description="score from which an answer is compliant")
+
+
+class PolicyEngineSettings(Section):
+    """The policy engine, as a client sees it and as the service starts."""
+
+    url: str = "http://policy-engine:8001"
+    host: str = "127.0.0.1"
+    port: int = Field(8001, ge=0, le=65535)
+    token: SecretStr | None = None
+    timeout_s: float = Field(10.0, gt=0)
+    threads: int = Field(2, ge=1)
+
+
+class AuditEngineSettings(Section):
+    """The audit engine, as a client sees it and as the service starts."""
+
+    url: str = "http://audit-engine:8003"
+    host: str = "127.0.0.1"
+    port: int = Field(8003, ge=0, le=65535)
+    token: SecretStr | None = None
+    timeout_s: float = Field(10.0, gt=0)
+    database_url: str = "sqlite:///var/audit.db"
+    digest_key: SecretStr | None = Field(None, description="keys the digests of event text in entries")
+    retention_days: int = Field(2555, ge=2555, description="entries younger than this are never pruned")
+
+
+class KafkaSettings(Section):
+    """The broker and how we speak to it."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    replication_factor: int = Field(1, ge=1)
+    partitions: int = Field(4, ge=1)
+    declare_topics: bool = Field(True, description="create missing topics at start; off for librdkafka's mock broker")
+    compression: Literal["gzip", "snappy", "lz4", "zstd", "none"] = "gzip"
+    linger_ms: int = Field(100, ge=0)
+    session_timeout_s: float = Field(10.0, gt=0, description="how long a killed worker blocks its partitions")
+    group_prefix: str = Field("flywheel", description="prefix of the consumer groups, one a role")
+
+
+class RedisSettings(Section):
+    """Redis holds claims, counters and caches; it may vanish at any time."""
+
+    url: str = "redis://127.0.0.1:6379/0"
+
+
+class DatabaseSettings(Section):
+    """Where examples, cycles, ledger and outbox live."""
+
+    url: str = "sqlite:///var/flywheel.db"
+
+
+class RoutingSettings(Section):
+    """What the router keeps, and its bounds on input."""
+
+    trigger_threshold: Fraction = 0.8
+    routine_threshold: Fraction = 0.95
+    policy_evaluation_sample_rate: float = Field(0.2, gt=0.0, le=1.0)
+    dedup_window_s: int = Field(3600, ge=1)
+    dedup_on_outage: Literal["wait", "pass"] = "wait"
+    dedup_buckets: int = Field(16, ge=1)
+    batch_messages: int = Field(64, ge=1, description="Kafka messages routed together at most")
+    batch_wait_s: float = Field(0.05, gt=0)
+    max_message_bytes: int = Field(8 * 1024 * 1024, ge=1)
+    max_records: int = Field(20_000, ge=1, description="records in one message")
+    max_depth: int = Field(32, ge=1)
+    max_string: int = Field(1024 * 1024, ge=1, description="characters of one text")
+
+
+class PiiSettings(Section):
+    """Scrubbing of personal data."""
+
+    router: Literal["scrub", "detect", "off"] = "scrub"
+    subject_key: SecretStr | None = Field(None, description="HMAC key of subject tokens; one for the ledger's life")
+
+
+class CurationSettings(Section):
+    """When a cycle opens and what it takes."""
+
+    min_examples: int = Field(128, ge=1, description="new examples of a model and domain that open a cycle")
+    settle_s: float = Field(30.0, ge=0, description="a burst of examples is taken whole after this pause")
+    cooldown_s: float = Field(3600.0, ge=0)
+    held_out_share: Fraction = Field(0.1, description="by keyed hash of the normalised prompt, never trained on")
+    benign_ratio: float = Field(0.5, ge=0, description="public benign prompts for each event example")
+    batch_events: int = Field(500, ge=1)
+    batch_wait_s: float = Field(0.2, gt=0)
+    digest_key: SecretStr | None = Field(None, description="keys manifests' digests, splits and random streams")
+
+
+class GenerationSettings(Section):
+    """How the student answers."""
+
+    max_new_tokens: int = Field(512, ge=1)
+    temperature: float = Field(0.7, ge=0)
+    prompt_tokens: int = Field(2048, ge=16, description="prompts are truncated here")
+    batch_size: int = Field(32, ge=1)
+    system_message: str = "You are a helpful assistant."
+
+
+class RevisionSettings(Section):
+    """Critique and revision."""
+
+    max_rounds: int = Field(3, ge=1, le=3)
+    constitutional_weight: Fraction = 0.8
+    max_new_tokens: int = Field(128, ge=1)
+
+
+class PrivacySettings(Section):
+    """The budget of a data domain, and the mechanism's parameters."""
+
+    cycle_targets: tuple[float, ...] = Field((4.0, 6.0, 8.0), description="cumulative epsilon after each cycle")
+    epsilon: float = Field(8.0, gt=0, le=8.0, description="the whole budget of a domain")
+    delta: float = Field(1e-5, gt=0, le=1e-5)
+    max_grad_norm: float = Field(1.0, gt=0)
+    fixed_seed: int | None = Field(None, description="makes noise repeatable and marks the run non-private")
+
+    @model_validator(mode="after")
+    def _targets_grow_within_budget(self) -> PrivacySettings:
+        targets = self.cycle_targets
+        if not targets or list(targets) != sorted(set(targets)):
+            msg = f"privacy.cycle_targets={targets!r} must be a growing list, such as [4, 6, 8]"
+            raise ValueError(msg)
+        if targets[-1] > self.epsilon:
+            msg = f"privacy.cycle_targets ends at {targets[-1]}, above privacy.epsilon={self.epsilon}: lower it"
+            raise ValueError(msg)
+        return self
+
+
+class TrainingSettings(Section):
+    """The student and its fine-tuning."""
+
+    base_model: str = Field("SmolLM2-135M-Instruct", description="path, hub name, or the name of the built-in model")
+    risk_level: Literal["low", "medium", "high", "critical"] = Field("low", description="of the use the model serves")
+    model_cache: Path = Path("var/cache/models")
+    artifacts: Path = Path("var/models")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    lora_rank: int = Field(16, ge=1)
+    lora_alpha: int = Field(32, ge=1)
+    lora_dropout: Fraction = 0.1
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(128, ge=1, description="expected logical batch; Poisson sampled")
+    micro_batch: int = Field(16, ge=1)
+    learning_rate: float = Field(5e-3, gt=0)
+    max_tokens: int = Field(512, ge=16, description="tokens of one training example")
+    threads: int = Field(2, ge=1)
+    lease_s: float = Field(30.0, gt=0, description="a dead worker's lease is taken over after this")
+    poll_s: float = Field(1.0, gt=0)
+    job_timeout_s: float = Field(6 * 3600.0, gt=0)
+
+
+class EvaluationSettings(Section):
+    """What base and candidate are compared on."""
+
+    suites: tuple[Path, ...] = Field((), description="JSON lines: prompt, expected comply|refuse, category")
+    max_new_tokens: int = Field(64, ge=1)
+    second_threshold: Fraction = 0.5
+
+
+class GateSettings(Section):
+    """The policy gate: OPA by URL, else regopy in process."""
+
+    opa_url: str | None = Field(None, description="OPA's REST API; the same policies in process when absent")
+    timeout_s: float = Field(2.0, gt=0)
+    bounds: dict[str, float] = Field(default_factory=dict, description="overrides of policies/rego/data/bounds.json")
+    approval_hours: float = Field(72.0, gt=0, description="how long a reviewer's word holds")
+
+
+class CostSettings(Section):
+    """Prices per million served tokens in US dollars; the report prints them beside what follows from them."""
+
+    teacher_per_million: float = Field(10.0, gt=0, description="a large hosted model, output tokens")
+    machine_per_hour: float = Field(0.10, gt=0, description="the machine that serves and trains the student")
+
+
+class WebSettings(Section):
+    """Where a worker's web server listens."""
+
+    host: str = "127.0.0.1"
+    route_port: int = Field(6066, ge=0, le=65535)
+    curate_port: int = Field(6067, ge=0, le=65535)
+    train_port: int = Field(8010, ge=0, le=65535)
+    monitor_port: int = Field(8000, ge=0, le=65535)
+    token: SecretStr | None = Field(None, description="bearer token; required on any address but loopback")
+    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1)
+    max_decompressed_bytes: int = Field(16 * 1024 * 1024, ge=1)
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> WebSettings:
+        if self.token is None and self.host not in {"127.0.0.1", "::1", "localhost"}:
+            msg = f"web.host={self.host} is not loopback, and web.token is not set: set it, or listen on 127.0.0.1"
+            raise ValueError(msg)
+        return self
+
+
+class MonitoringSettings(Section):
+    """Polling of the policy and audit engines."""
+
+    interval_s: float = Field(15.0, gt=0)
+    retry_interval_s: float = Field(60.0, gt=0)
+
+
+class LogSettings(Section):
+    """Structured logs."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
+
+
+class Settings(Section):
+    """The whole configuration."""
+
+    data_dir: Path = Field(Path("var"), description="holds all that a run leaves")
+    constitution: ConstitutionSettings = ConstitutionSettings()
+    policy_engine: PolicyEngineSettings = PolicyEngineSettings()
+    audit_engine: AuditEngineSettings = AuditEngineSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    routing: RoutingSettings = RoutingSettings()
+    pii: PiiSettings = PiiSettings()
+    curation: CurationSettings = CurationSettings()
+    generation: GenerationSettings = GenerationSettings()
+    revision: RevisionSettings = RevisionSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    gate: GateSettings = GateSettings()
+    cost: CostSettings = CostSettings()
+    web: WebSettings = WebSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
+    log: LogSettings = LogSettings()

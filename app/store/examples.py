@@ -1,0 +1,150 @@
+"""Training examples and the feedback that waits for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from app.store.database import insert_new, utc_now
+from app.store.tables import examples, pending_feedback
+from models.event import Classification, Identity
+from models.example import Example, ExampleStatus, Lineage
+
+
+def insert(connection: Connection, new: list[Example]) -> int:
+    """Insert examples that are not there yet (by `example_id`); returns how many were new."""
+    return insert_new(connection, examples, [_row(example) for example in new], ["example_id"])
+
+
+def get(connection: Connection, example_ids: list[str]) -> dict[str, Example]:
+    """Examples by id; ids that are not there are missing from the answer."""
+    found: dict[str, Example] = {}
+    for start in range(0, len(example_ids), 500):
+        chunk = example_ids[start : start + 500]
+        rows = connection.execute(sa.select(examples).where(examples.c.example_id.in_(chunk)))
+        found.update({row.example_id: _example(row) for row in rows})
+    return found
+
+
+def count_new(connection: Connection) -> list[tuple[str, str, int]]:
+    """(model, domain, how many examples wait for a cycle)."""
+    rows = connection.execute(
+        sa.select(examples.c.model_id, examples.c.domain, sa.func.count())
+        .where(examples.c.status == ExampleStatus.NEW)
+        .group_by(examples.c.model_id, examples.c.domain),
+    )
+    return [(row[0], row[1], int(row[2])) for row in rows]
+
+
+def waiting(connection: Connection, model_id: str, domain: str) -> list[Example]:
+    """All examples that wait for a cycle, most urgent first, then oldest.
+
+    There is no limit: taking the first so many would make one record's use depend on the others.
+    """
+    rows = connection.execute(
+        sa.select(examples)
+        .where(
+            examples.c.model_id == model_id,
+            examples.c.domain == domain,
+            examples.c.status == ExampleStatus.NEW,
+        )
+        .order_by(examples.c.priority.desc(), examples.c.created_at, examples.c.example_id),
+    )
+    return [_example(row) for row in rows]
+
+
+def mark_used(connection: Connection, example_ids: list[str], cycle_id: str) -> None:
+    """These have been trained on by that cycle."""
+    for start in range(0, len(example_ids), 500):
+        connection.execute(
+            sa.update(examples)
+            .where(
+                examples.c.example_id.in_(example_ids[start : start + 500]),
+                examples.c.status == ExampleStatus.NEW,
+            )
+            .values(status=ExampleStatus.USED, cycle_id=cycle_id),
+        )
+
+
+def add_feedback(connection: Connection, rows: list[dict[str, Any]]) -> int:
+    """Keep feedback (columns of `pending_feedback`) until its event is there; returns how many rows were new."""
+    stamped = [{"created_at": utc_now(), "applied_at": None, **row} for row in rows]
+    return insert_new(connection, pending_feedback, stamped, ["feedback_id"])
+
+
+def unapplied_feedback(connection: Connection, limit: int = 1000) -> list[tuple[sa.Row[Any], str]]:
+    """Feedback whose target is known by now, with the target's `example_id`.
+
+    An `event_id` that several examples share is ambiguous and matches none of them.
+    """
+    unique_event = (
+        sa.select(examples.c.event_id, sa.func.min(examples.c.example_id).label("example_id"))
+        .where(examples.c.event_id.is_not(None))
+        .group_by(examples.c.event_id)
+        .having(sa.func.count() == 1)
+        .subquery()
+    )
+    rows = connection.execute(
+        sa.select(pending_feedback, unique_event.c.example_id)
+        .join(unique_event, unique_event.c.event_id == pending_feedback.c.target_event_id)
+        .where(pending_feedback.c.applied_at.is_(None))
+        .order_by(pending_feedback.c.created_at, pending_feedback.c.feedback_id)
+        .limit(limit),
+    )
+    return [(row, row.example_id) for row in rows]
+
+
+def apply_feedback(connection: Connection, feedback_id: str, example_id: str, changes: dict[str, Any]) -> None:
+    """Change an example as its reviewer said, once."""
+    done = connection.execute(
+        sa.update(pending_feedback)
+        .where(pending_feedback.c.feedback_id == feedback_id, pending_feedback.c.applied_at.is_(None))
+        .values(applied_at=utc_now()),
+    )
+    if done.rowcount and changes:
+        connection.execute(sa.update(examples).where(examples.c.example_id == example_id).values(**changes))
+
+
+def _row(example: Example) -> dict[str, Any]:
+    return {
+        "example_id": example.example_id,
+        "service": example.identity.service,
+        "identity": example.identity.id,
+        "fingerprint": example.identity.fingerprint,
+        "event_id": example.event_id,
+        "classification": example.classification.value,
+        "topic": example.lineage.topic,
+        "partition": example.lineage.partition,
+        "offset": example.lineage.offset,
+        "trace_id": example.lineage.trace_id,
+        "cycle_id": None,
+        **example.model_dump(
+            mode="json",
+            exclude={"example_id", "identity", "event_id", "classification", "lineage"},
+        ),
+    }
+
+
+def _example(row: sa.Row[Any]) -> Example:
+    return Example(
+        example_id=row.example_id,
+        identity=Identity(service=row.service, id=row.identity, fingerprint=row.fingerprint),
+        event_id=row.event_id,
+        classification=Classification(row.classification),
+        lineage=Lineage(topic=row.topic, partition=row.partition, offset=row.offset, trace_id=row.trace_id),
+        domain=row.domain,
+        model_id=row.model_id,
+        subject_token=row.subject_token,
+        workload_id=row.workload_id,
+        violation_type=row.violation_type,
+        compliance_score=row.compliance_score,
+        prompt=row.prompt,
+        response=row.response,
+        corrected_response=row.corrected_response,
+        correction_signed=row.correction_signed,
+        priority=row.priority,
+        status=ExampleStatus(row.status),
+        created_at=row.created_at,
+    )

@@ -1,0 +1,220 @@
+"""The schema. Migrations under `migrations/` build it; a test holds the two together."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata = sa.MetaData(naming_convention=NAMING)
+
+# Long enough for any state of `models.cycle.CycleState`.
+_STATE = sa.String(32)
+_STAMP = sa.String(32)
+
+examples = sa.Table(
+    "examples",
+    metadata,
+    sa.Column("example_id", sa.String(64), primary_key=True),
+    sa.Column("service", sa.Text, nullable=False),
+    sa.Column("identity", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("event_id", sa.Text),
+    sa.Column("classification", sa.String(32), nullable=False),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("partition", sa.Integer, nullable=False),
+    sa.Column("offset", sa.BigInteger, nullable=False),
+    sa.Column("trace_id", sa.String(64)),
+    sa.Column("domain", sa.Text, nullable=False),
+    sa.Column("model_id", sa.Text, nullable=False),
+    sa.Column("subject_token", sa.Text),
+    sa.Column("workload_id", sa.Text),
+    sa.Column("violation_type", sa.Text, nullable=False),
+    sa.Column("compliance_score", sa.Float),
+    sa.Column("prompt", sa.Text, nullable=False),
+    sa.Column("response", sa.Text, nullable=False),
+    sa.Column("corrected_response", sa.Text),
+    sa.Column("correction_signed", sa.Boolean, nullable=False, default=False),
+    sa.Column("priority", sa.Integer, nullable=False, default=0),
+    sa.Column("status", _STATE, nullable=False),
+    sa.Column("cycle_id", sa.String(64)),
+    sa.Column("created_at", _STAMP, nullable=False),
+    sa.Index("ix_examples_model", "model_id", "domain", "status"),
+    sa.Index("ix_examples_event", "event_id"),
+)
+
+pending_feedback = sa.Table(
+    "pending_feedback",
+    metadata,
+    sa.Column("feedback_id", sa.String(64), primary_key=True),
+    sa.Column("target_event_id", sa.Text, nullable=False),
+    sa.Column("verdict", sa.String(16), nullable=False),
+    sa.Column("corrected_response", sa.Text),
+    sa.Column("signed", sa.Boolean, nullable=False),
+    sa.Column("reviewer_id", sa.Text),
+    sa.Column("created_at", _STAMP, nullable=False),
+    sa.Column("applied_at", _STAMP),
+    sa.Index("ix_pending_feedback_target", "target_event_id"),
+)
+
+cycles = sa.Table(
+    "cycles",
+    metadata,
+    sa.Column("cycle_id", sa.String(64), primary_key=True),
+    sa.Column("model_id", sa.Text, nullable=False),
+    sa.Column("domain", sa.Text, nullable=False),
+    sa.Column("state", _STATE, nullable=False),
+    sa.Column("trigger_type", sa.String(16), nullable=False),
+    sa.Column("requested_by", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("plan", sa.JSON),
+    sa.Column("plan_digest", sa.String(64)),
+    sa.Column("manifest_digest", sa.String(64)),
+    sa.Column("facts", sa.JSON, nullable=False),
+    sa.Column("reasons", sa.JSON, nullable=False),
+    sa.Column("created_at", _STAMP, nullable=False),
+    sa.Column("updated_at", _STAMP, nullable=False),
+    # One open cycle a model: a second is refused by the database, whatever the workers think.
+    sa.Index(
+        "uq_cycles_open_model",
+        "model_id",
+        unique=True,
+        sqlite_where=sa.text("state NOT IN ('promoted','rejected','failed','cancelled')"),
+        postgresql_where=sa.text("state NOT IN ('promoted','rejected','failed','cancelled')"),
+    ),
+    sa.Index("ix_cycles_state", "state"),
+)
+
+cycle_events = sa.Table(
+    "cycle_events",
+    metadata,
+    sa.Column("cycle_id", sa.String(64), sa.ForeignKey("cycles.cycle_id"), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("state", _STATE, nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+    sa.Column("created_at", _STAMP, nullable=False),
+)
+
+cycle_progress = sa.Table(
+    "cycle_progress",
+    metadata,
+    sa.Column("cycle_id", sa.String(64), sa.ForeignKey("cycles.cycle_id"), primary_key=True),
+    sa.Column("stage", _STATE, nullable=False),
+    sa.Column("done", sa.Integer, nullable=False),
+    sa.Column("total", sa.Integer, nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+    sa.Column("updated_at", _STAMP, nullable=False),
+)
+
+manifests = sa.Table(
+    "manifests",
+    metadata,
+    sa.Column("cycle_id", sa.String(64), sa.ForeignKey("cycles.cycle_id"), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("document", sa.JSON, nullable=False),
+    sa.Column("created_at", _STAMP, nullable=False),
+)
+
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    sa.Column("cycle_id", sa.String(64), sa.ForeignKey("cycles.cycle_id"), primary_key=True),
+    sa.Column("example_id", sa.String(64), sa.ForeignKey("examples.example_id"), primary_key=True),
+    sa.Column("rounds", sa.Integer, nullable=False),
+    sa.Column("origin", sa.String(16), nullable=False),
+    sa.Column("compliant", sa.Boolean, nullable=False),
+    sa.Column("score", sa.Float, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("target_digest", sa.String(64), nullable=False),
+    sa.Column("history", sa.JSON, nullable=False),
+    sa.Column("created_at", _STAMP, nullable=False),
+)
+
+approvals = sa.Table(
+    "approvals",
+    metadata,
+    sa.Column("approval_id", sa.String(64), primary_key=True),
+    sa.Column("cycle_id", sa.String(64), sa.ForeignKey("cycles.cycle_id"), nullable=False),
+    sa.Column("plan_digest", sa.String(64), nullable=False),
+    sa.Column("approved", sa.Boolean, nullable=False),
+    sa.Column("reviewer", sa.Text, nullable=False),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("created_at", _STAMP, nullable=False),
+    sa.Column("expires_at", _STAMP, nullable=False),
+    sa.Index("ix_approvals_cycle", "cycle_id"),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False),
+)
+
+ledger = sa.Table(
+    "privacy_ledger",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("domain", sa.Text, nullable=False),
+    sa.Column("cohort", sa.Integer, nullable=False),
+    sa.Column("cycle_id", sa.String(64), sa.ForeignKey("cycles.cycle_id"), nullable=False),
+    sa.Column("model_id", sa.Text, nullable=False),
+    sa.Column("noise_multiplier", sa.Float, nullable=False),
+    sa.Column("sample_rate", sa.Float, nullable=False),
+    sa.Column("steps", sa.Integer, nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("created_at", _STAMP, nullable=False),
+    sa.Index("ix_privacy_ledger_domain", "domain", "cohort"),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("channel", sa.String(16), nullable=False),
+    sa.Column("destination", sa.Text, nullable=False),
+    sa.Column("key", sa.Text),
+    sa.Column("payload", sa.JSON, nullable=False),
+    sa.Column("created_at", _STAMP, nullable=False),
+    sa.Column("delivered_at", _STAMP),
+    sa.Index("ix_outbox_undelivered", "delivered_at", "seq"),
+)
+
+model_versions = sa.Table(
+    "model_versions",
+    metadata,
+    sa.Column("version_id", sa.String(64), primary_key=True),
+    sa.Column("model_id", sa.Text, nullable=False),
+    sa.Column("cycle_id", sa.String(64), sa.ForeignKey("cycles.cycle_id"), nullable=False, unique=True),
+    sa.Column("base_model", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("statement", sa.JSON, nullable=False),
+    sa.Column("evaluation", sa.JSON),
+    sa.Column("created_at", _STAMP, nullable=False),
+)
+
+deployments = sa.Table(
+    "deployments",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("model_id", sa.Text, nullable=False),
+    sa.Column("version_id", sa.String(64), sa.ForeignKey("model_versions.version_id")),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("created_at", _STAMP, nullable=False),
+    sa.Index("ix_deployments_model", "model_id", "seq"),
+)
+
+cursors = sa.Table(
+    "cursors",
+    metadata,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("position", sa.Text, nullable=False),
+    sa.Column("updated_at", _STAMP, nullable=False),
+)

@@ -1,0 +1,1 @@
+"""The records that cross a boundary, typed and validated. Nothing here behaves; nothing here imports the project."""

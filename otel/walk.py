@@ -1,0 +1,220 @@
+"""Walks a decoded structure: what is an identity stays, subjects become tokens, secrets and texts are masked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import orjson
+
+from otel.detector import PART, Detector
+from otel.keys import KeyClassifier, KeyKind
+from otel.segments import Segments, decode, encode, replace, set_item
+from otel.subject import SubjectTokenizer, is_no_subject
+
+Mode = Literal["scrub", "detect", "off"]
+SUBJECT_COUNT: Final = "SUBJECT"
+SECRET_COUNT: Final = "SECRET"  # noqa: S105 - the name of a count
+PERSON_ID: Final = "id"
+# Nothing shorter can be personal data ("pwd=x").
+_SHORTEST: Final = 5
+_MAX_JSON_DEPTH: Final = 4
+_LONG_NUMBER: Final = re.compile(r"\d{19}")
+_CACHED_KEYS: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What every walk of one scrubber shares."""
+
+    detector: Detector
+    keys: KeyClassifier
+    subjects: SubjectTokenizer | None
+    mode: Mode
+    secret_mask: str
+    clean_keys: dict[str, tuple[str, tuple[str, ...]]]
+
+    def clean_key(self, key: str) -> tuple[str, tuple[str, ...]]:
+        """A key's name without personal data, and the types found in it (keys repeat: remembered)."""
+        known = self.clean_keys.get(key)
+        if known is None:
+            data = encode(key)
+            hits = [hit._replace(start=hit.start - 1, end=hit.end - 1) for hit in self.detector.scan(PART + data)]
+            known = (decode(replace(data, hits)), tuple(hit.type for hit in hits))
+            if len(self.clean_keys) < _CACHED_KEYS and len(key) <= 128:
+                self.clean_keys[key] = known
+        return known
+
+
+class Walk:
+    """One pass over one record. `counts` says what was found; `changed` whether anything was altered."""
+
+    __slots__ = ("_depth", "_engine", "_masks", "_patterns", "_segments", "changed", "counts")
+
+    def __init__(self, engine: Engine, depth: int = 0) -> None:
+        self._engine = engine
+        self._depth = depth
+        self._patterns = engine.mode != "off"
+        self._masks = engine.mode == "scrub"
+        self._segments = Segments(engine.detector)
+        self.counts: Counter[str] = Counter()
+        self.changed = False
+
+    def tree(self, root: dict[str, Any] | list[Any]) -> None:
+        """Maps and lists, however deep, without recursion."""
+        stack: list[tuple[Any, str, bool, bool]] = [(root, "", False, False)]
+        while stack:
+            node, name, secret, person = stack.pop()
+            if isinstance(node, list):
+                for index, value in enumerate(node):
+                    self._value(stack, node, index, name, value, secret)
+                continue
+            for key in list(node):
+                kind = self._engine.keys.kind(key) if isinstance(key, str) else KeyKind.PLAIN
+                if kind is KeyKind.IDENTITY:
+                    continue
+                is_subject = kind is KeyKind.SUBJECT or (person and key == PERSON_ID)
+                if is_subject and self._subject_item(node, key):
+                    continue
+                clean = self.key(key) if isinstance(key, str) else key
+                value = node[key]
+                if clean != key:
+                    clean = _unused(clean, node)
+                    node[clean] = node.pop(key)
+                hidden = secret or kind is KeyKind.SECRET
+                self._value(stack, node, clean, str(key), value, hidden, kind is KeyKind.PERSON)
+
+    def _value(
+        self,
+        stack: list[tuple[Any, str, bool, bool]],
+        holder: Any,
+        key: Any,
+        name: str,
+        value: Any,
+        secret: bool,
+        person: bool = False,
+    ) -> None:
+        if isinstance(value, str):
+            self.text(set_item, holder, key, name, value, secret=secret)
+        elif isinstance(value, dict | list) and value:
+            stack.append((value, name, secret, person))
+
+    def _subject_item(self, node: dict[Any, Any], key: Any) -> bool:
+        value = node[key]
+        token = self.subject(value)
+        if token is None:
+            return False
+        if token == "":
+            del node[key]
+        elif token != value:
+            node[key] = token
+        return True
+
+    def subject(self, value: object) -> str | None:
+        """The token for a subject field's value; "" where it names nobody and must go.
+
+        None: no tokenizer, or a value that can be no id; the field is then an ordinary one.
+        """
+        if self._engine.subjects is None or isinstance(value, bool) or not isinstance(value, str | int):
+            return None
+        text = str(value)
+        token = "" if is_no_subject(text) else self._engine.subjects.token(text)
+        if token != value:
+            self.counts[SUBJECT_COUNT] += 1
+            self.changed = True
+        return token
+
+    def key(self, key: str) -> str:
+        """The name of a key, masked where it holds personal data itself."""
+        if not self._patterns:
+            return key
+        clean, types = self._engine.clean_key(key)
+        self.counts.update(types)
+        if not self._masks or clean == key:
+            return key
+        self.changed = True
+        return clean
+
+    def text(
+        self,
+        write: Callable[[Any, Any, str], None],
+        holder: Any,
+        key: Any,
+        name: str,
+        text: str,
+        *,
+        secret: bool = False,
+    ) -> None:
+        """A text under a key `name`: masked whole if `secret`, else now or at `finish`."""
+        if secret and self._patterns:
+            if text and text != self._engine.secret_mask:
+                self.counts[SECRET_COUNT] += 1
+                if self._masks:
+                    write(holder, key, self._engine.secret_mask)
+                    self.changed = True
+            return
+        if len(text) < _SHORTEST:
+            return
+        if text[0] in "{[ \t\r\n" and self._depth < _MAX_JSON_DEPTH and self._json(write, holder, key, text):
+            return
+        if self._patterns:
+            self._segments.add(write, holder, key, name, text)
+
+    def finish(self) -> Walk:
+        """Scans the gathered texts and writes the clean ones back."""
+        if self._patterns:
+            before = self.counts.total()
+            self._segments.scrub(self.counts, write=self._masks)
+            self.changed |= self._masks and self.counts.total() > before
+        return self
+
+    def _json(self, write: Callable[[Any, Any, str], None], holder: Any, key: Any, text: str) -> bool:
+        """Cleans a JSON text by parsing it, if patterns alone cannot; False leaves it to the patterns."""
+        if not self._engine.detector.json_inside_needs_parsing(encode(text)):
+            return False
+        value = _parse(text)
+        if not isinstance(value, dict | list):
+            return False
+        inner = Walk(self._engine, self._depth + 1)
+        inner.tree(value)
+        inner.finish()
+        if inner.changed:
+            clean = _dump(value)
+            if clean is None:
+                return False
+            write(holder, key, clean)
+            self.changed = True
+        self.counts.update(inner.counts)
+        return True
+
+
+def _unused(name: str, node: dict[Any, Any]) -> str:
+    """`name`, numbered if the map has it already: two masked keys must not become one."""
+    unused, number = name, 1
+    while unused in node:
+        number += 1
+        unused = f"{name}#{number}"
+    return unused
+
+
+def _parse(text: str) -> Any:
+    """JSON with exact integers: orjson where all fit 64 bits, else the slower parser that has no limit."""
+    try:
+        return json.loads(text) if _LONG_NUMBER.search(text) else orjson.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _dump(value: Any) -> str | None:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # an integer beyond 64 bits, or a lone surrogate
+        pass
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return None

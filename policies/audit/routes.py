@@ -1,0 +1,184 @@
+"""The audit engine's endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from sqlalchemy import Engine
+
+from models.audit import AuditEntry, AuditReceipt, ChainReport, RecentOptimization, RecentViolation, StoredEntry
+from policies.audit import queries
+from policies.audit.config import AuditConfig
+from policies.audit.errors import AuditStoreUnavailable, EntryConflict, EntryRejected
+from policies.audit.metrics import CONFLICT, REJECTED, UNAVAILABLE, WRITTEN, AuditMetrics
+from policies.audit.queries import EntryFilter, Page
+from policies.audit.store import AuditStore
+from policies.audit.writer import GroupWriter
+
+MAX_CURSOR = 2**63 - 1
+NEXT_CURSOR = "X-Next-Cursor"
+
+Cursor = Annotated[int | None, Query(ge=0, le=MAX_CURSOR, description="X-Next-Cursor of the answer before")]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Filter = Annotated[str | None, Query(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_bearer = HTTPBearer(auto_error=False)
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+class Problem(BaseModel):
+    """Why a request was not served."""
+
+    detail: str
+
+
+class Health(BaseModel):
+    """Answer of the health endpoints."""
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceParts:
+    """What the endpoints work with; made when the service starts, kept in `app.state.parts`."""
+
+    config: AuditConfig
+    engine: Engine
+    store: AuditStore
+    writer: GroupWriter
+    metrics: AuditMetrics
+    verifying: asyncio.Lock
+
+
+def _parts(request: Request) -> ServiceParts:
+    parts: ServiceParts = request.app.state.parts
+    return parts
+
+
+Parts = Annotated[ServiceParts, Depends(_parts)]
+
+
+def _may_write(parts: Parts, credentials: Credentials) -> None:
+    if parts.config.token is not None and not _matches(credentials, parts.config.token):
+        raise _unauthorised("writing")
+
+
+def _may_read(parts: Parts, credentials: Credentials) -> None:
+    wanted = parts.config.read_token
+    if wanted is None or _matches(credentials, wanted):
+        return
+    if parts.config.token is None or not _matches(credentials, parts.config.token):
+        raise _unauthorised("reading")
+
+
+def _matches(credentials: HTTPAuthorizationCredentials | None, token: str) -> bool:
+    given = "" if credentials is None else credentials.credentials
+    return hmac.compare_digest(given.encode(), token.encode())
+
+
+def _unauthorised(what: str) -> HTTPException:
+    detail = f"{what} the audit log needs a valid bearer token"
+    return HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Problem} for status in statuses}
+
+
+writing = APIRouter(dependencies=[Depends(_may_write)], responses=_problems(400, 401, 409, 413, 422, 503))
+reading = APIRouter(dependencies=[Depends(_may_read)], responses=_problems(401, 422, 503))
+operating = APIRouter(responses=_problems(503))
+
+
+@writing.post("/api/v1/log")
+async def log(entry: AuditEntry, parts: Parts) -> AuditReceipt:
+    """Append an entry. The answer comes once it is durable; the same entry again gets the same answer."""
+    try:
+        receipt = await parts.writer.append(parts.store.prepare(entry))
+    except EntryRejected as error:
+        parts.metrics.writes.labels(REJECTED).inc()
+        raise HTTPException(422, str(error)) from error
+    except EntryConflict as error:
+        parts.metrics.writes.labels(CONFLICT).inc()
+        raise HTTPException(409, str(error)) from error
+    except AuditStoreUnavailable:
+        parts.metrics.writes.labels(UNAVAILABLE).inc()
+        raise
+    parts.metrics.writes.labels(WRITTEN).inc()
+    return receipt
+
+
+@reading.get("/api/v1/violations/recent", response_model=list[RecentViolation])
+async def violations_recent(parts: Parts, after: Cursor = None, limit: Limit = 100) -> Response:
+    """Violations found by constitutional validations, oldest first; `limit` counts validations.
+
+    Without `after`, the newest.
+    """
+    return _answer(await asyncio.to_thread(queries.recent_violations, parts.engine, after, limit))
+
+
+@reading.get("/api/v1/optimizations/recent", response_model=list[RecentOptimization])
+async def optimizations_recent(parts: Parts, after: Cursor = None, limit: Limit = 100) -> Response:
+    """Finished optimization cycles, oldest first. Without `after`, the newest."""
+    return _answer(await asyncio.to_thread(queries.recent_optimizations, parts.engine, after, limit))
+
+
+@reading.get("/api/v1/entries", response_model=list[StoredEntry])
+async def entries(
+    parts: Parts,
+    event_type: Filter = None,
+    model_id: Filter = None,
+    cycle_id: Filter = None,
+    domain: Filter = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    after: Cursor = None,
+    limit: Limit = 100,
+) -> Response:
+    """Search the log, oldest first. `since` is inclusive, `until` is not; a time without offset is UTC."""
+    wanted = EntryFilter(event_type, model_id, cycle_id, domain, since, until)
+    return _answer(await asyncio.to_thread(queries.search, parts.engine, wanted, after or 0, limit))
+
+
+@reading.get("/api/v1/verify")
+async def verify(parts: Parts) -> ChainReport:
+    """Recompute the chain and name the first entry that is changed, missing or reordered."""
+    # It reads the whole log: one at a time, however many ask.
+    async with parts.verifying:
+        return await asyncio.to_thread(parts.store.verify)
+
+
+@operating.get("/health/live")
+async def live(parts: Parts) -> Health:
+    """Whether entries are being taken off the queue; restart the service where they are not."""
+    if not parts.writer.alive:
+        raise HTTPException(503, "the audit engine's writer has ended; restart the service")
+    return Health(status="ok")
+
+
+@operating.get("/health/ready")
+async def ready(parts: Parts) -> Health:
+    """Whether an entry could be written now."""
+    if await asyncio.to_thread(parts.store.head) is None or not parts.writer.alive:
+        raise HTTPException(503, "the audit log has no head row; verify and restore its database")
+    return Health(status="ok")
+
+
+@operating.get("/metrics", response_class=Response)
+async def metrics(parts: Parts) -> Response:
+    """Prometheus metrics."""
+    return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _answer(page: Page[RecentViolation] | Page[RecentOptimization] | Page[StoredEntry]) -> Response:
+    # ASCII only: a stored text may hold half a surrogate pair, which UTF-8 has no bytes for.
+    content = json.dumps([item.model_dump() for item in page.items])
+    return Response(content, media_type="application/json", headers={NEXT_CURSOR: str(page.cursor)})
