@@ -21,16 +21,19 @@ from agents.training.config import (
     TuningConfig,
 )
 from agents.training.facts import Watchers
+from agents.training.public import public_pairs
 from app.keys import key
 from app.relay import Undeliverable
 from app.settings import Settings
 from app.store import Database
 from models.audit import AuditEntry
-from otel.scrub import Scrubber
+from otel.scrub import Mode, Scrubber
 from otel.subject import SubjectTokenizer
 from otel.table import load_table
 from policies.audit.config import AuditConfig
 from policies.clients.audit_client import AuditClient, AuditRefused
+from policies.constitution import Constitution
+from policies.engine.config import EncoderConfig, EngineConfig
 from policies.gate.bundle import PolicyBundle, load_bundle
 
 
@@ -47,7 +50,7 @@ def open_database(settings: Settings, timeout_s: float = 60.0) -> Database:
     return database
 
 
-def scrubber(settings: Settings, mode: str | None = None) -> Scrubber:
+def scrubber(settings: Settings, mode: Mode | None = None) -> Scrubber:
     """The scrubber of routing, or one in another `mode`."""
     subject_key = key(settings.pii.subject_key, settings.data_dir, "subject").encode()
     return Scrubber(load_table(), SubjectTokenizer(subject_key), mode or settings.pii.router)
@@ -74,6 +77,16 @@ def audit_config(settings: Settings) -> AuditConfig:
     engine = settings.audit_engine
     digest_key = key(engine.digest_key, settings.data_dir, "audit-digest")
     return AuditConfig(engine.database_url, digest_key.encode(), token=secret(engine.token))
+
+
+def engine_config(settings: Settings) -> EngineConfig:
+    """The policy engine as it starts."""
+    engine = settings.policy_engine
+    return EngineConfig(
+        encoder=EncoderConfig(threads=engine.threads),
+        cache_dir=settings.training.model_cache.parent / "engine",
+        token=secret(engine.token),
+    )
 
 
 def audit_client(settings: Settings) -> AuditClient:
@@ -179,6 +192,12 @@ def cycle_config(settings: Settings) -> CycleConfig:
         poll_s=training.poll_s,
         job_timeout_s=training.job_timeout_s,
     )
+
+
+def public_training(settings: Settings, constitution: Constitution) -> int:
+    """How many of the constitution's public benign prompts may be trained on."""
+    share = cycle_config(settings).evaluation.public_share
+    return len(public_pairs(constitution, share, for_training=True))
 
 
 def secret(value: SecretStr | None) -> str | None:

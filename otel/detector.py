@@ -31,12 +31,17 @@ _BOUNDARY: Final = r"(?:[^0-9A-Za-z_.\-+]|\\[nrtbf]|\\u00[01][0-9A-Fa-f])"
 _PROTO_LENGTH: Final = r"(?:[\x80-\xff]{0,3}[\x00-\x7f])"
 _PROTO_BOUNDARY: Final = rf"(?:{_BOUNDARY}|[\x0a\x12\x1a\x3a\x62]{_PROTO_LENGTH})"
 # Between a word of context and the value: joining words and punctuation.
-_JOIN: Final = r"""(?:[\s:#=,.()"'_?\x01\-]|\\+[nrtf"])"""
+_JOIN: Final = r"""(?:[\s:#=,.()"'_?\x01\-]|\\+(?:[nrtf"]|u0001))"""
 _PROTO_JOIN: Final = rf"(?:{_JOIN}|\x12{_PROTO_LENGTH}\x0a{_PROTO_LENGTH})"
 _LINK: Final = r"(?i:numbers?|nos?|nr|num|is|was|are|at|on|to|via|me|us|my|our|your|the|registered)"
 _LIST_OPENS: Final = rf"""[0-9A-Za-z_.\-]{{0,16}}(?:\\*["']\s?:\s?\[|\x12{_PROTO_LENGTH}\x2a)"""
 _AFTER: Final = rb"[0-9A-Za-z_]|[.\-][0-9A-Za-z]"
+# Where a word starts, and the space around = and :, escaped as JSON does or not.
+_WORD_START: Final = r"(?:[^A-Za-z]|\\[nrtbf]|\\u00[01][0-9A-Fa-f])"
+_GAP: Final = r"(?:\s|\\+[nrt]){0,2}"
 _QUOTES: Final = r"""["'\\]{0,20}"""
+_LAST_GROUP: Final = re.compile(r"[ .\-/()]+[0-9]+$")
+_LOOK_BACK: Final = 40
 _NAME_END: Final = re.compile(rb"[0-9A-Za-z_.\-]{1,80}$")
 # A printable ASCII character written as \u0040 in JSON, which would hide an address from the patterns.
 _ESCAPED_ASCII: Final = r"\\u00[2-7][0-9A-Fa-f]"
@@ -51,13 +56,17 @@ class Hit(NamedTuple):
     type: str
     mask: bytes
 
+    def moved(self, by: int, limit: int | None = None) -> Hit:
+        """The hit counted from another origin, and not beyond `limit`."""
+        end = self.end + by
+        return Hit(self.start + by, end if limit is None or end < limit else limit, self.type, self.mask)
+
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """One compiled entry of the table: `anchored` captures the value in group 1, where a candidate starts."""
+    """One entry of the table with what checks a match of its pattern."""
 
     entry: PiiPattern
-    anchored: Any
     validator: Validator
     mask: bytes
     not_before: Any
@@ -73,7 +82,6 @@ class Detector:
         self._forms = [
             _Form(
                 entry=entry,
-                anchored=re2.compile(_expression(entry, _BOUNDARY, _JOIN, capture=True)),
                 validator=VALIDATORS[entry.validator],
                 mask=entry.mask.encode(),
                 not_before=re2.compile(f"(?:{entry.not_before})$") if entry.not_before else None,
@@ -82,20 +90,20 @@ class Detector:
         ]
         head = _secret_head(table)
         self._secret_at = re2.compile(_secret_expression(head, self._secret)) if self._secret else None
-        expressions = [_expression(entry, _BOUNDARY, _JOIN) for entry in entries]
         groups = [_expression(entry, _BOUNDARY, _JOIN, capture=True) for entry in entries]
-        secret_text = rf"{head}{_QUOTES}\s{{0,2}}[:=]\s{{0,2}}{_QUOTES}[^\s]"
-        self._find = re2.compile("|".join([*expressions, secret_text]))
-        self._which = re2.compile("|".join(groups))
+        secret_text = rf"{head}{_QUOTES}{_GAP}[:=]{_GAP}{_QUOTES}[^\s]"
+        self._find = re2.compile("|".join([*groups, secret_text]))
+        # The entries from the n-th on, for a place where an earlier one matched but did not validate.
+        self._from = [re2.compile("|".join(groups[first:])) for first in range(len(groups))]
         subject = _subject_expressions(table)
         json_parts = [_expression(e, _BOUNDARY, _JOIN, prefilter=True) for e in entries]
         self._json = _latin1("|".join([*json_parts, secret_text, subject.json, _ESCAPED_ASCII]))
         proto_parts = [_expression(e, _PROTO_BOUNDARY, _PROTO_JOIN, prefilter=True) for e in entries]
-        secret_proto = rf"{head}(?:\x12|{_QUOTES}\s{{0,2}}[:=])"
+        secret_proto = rf"{head}(?:\x12|{_QUOTES}{_GAP}[:=])"
         proto_parts += [secret_proto, subject.json, subject.proto, _ESCAPED_ASCII]
         self._proto = _latin1("|".join(proto_parts))
         # JSON inside a text that patterns alone cannot clean: subjects, maps under secret keys, escaped ASCII.
-        nested = rf"{head}{_QUOTES}\s{{0,2}}:\s{{0,2}}[\[{{]"
+        nested = rf"{head}{_QUOTES}{_GAP}:{_GAP}[\[{{]"
         inside = rf"{subject.json}|{nested}|{_ESCAPED_ASCII}"
         self._json_inside = _latin1(inside)
         self._subject_json = _latin1(subject.json)
@@ -129,7 +137,7 @@ class Detector:
         find = self._find.search
         while (found := find(data, position)) is not None:
             start = found.start()
-            hit = self._classify(data, start)
+            hit = self._classify(data, start, found, hits[-1].end if hits else 0)
             if hit is None or hit.start < position:
                 position = start + 1
             else:
@@ -137,37 +145,45 @@ class Detector:
                 position = hit.end
         return hits
 
-    def _classify(self, data: bytes, at: int) -> Hit | None:
-        found = self._which.match(data, at)
-        if found is not None:
-            index = found.lastindex - 1
-            hit = self._check(self._forms[index], data, *found.span(index + 1))
+    def _classify(self, data: bytes, at: int, found: Any, floor: int) -> Hit | None:
+        """What `found` at `at` is; where it does not validate, whatever entry after it matches there too."""
+        first = 0
+        while found is not None and (group := found.lastindex) is not None:
+            start, end = found.span(group)
+            first += group
+            hit = self._check(self._forms[first - 1], data, start, end, floor)
             if hit is not None:
                 return hit
-        # The first pattern that fits did not validate, or it is a secret: try the others one by one.
-        for index, form in enumerate(self._forms):
-            other = form.anchored.match(data, at)
-            if other is not None and (found is None or index != found.lastindex - 1):
-                hit = self._check(form, data, *other.span(1))
-                if hit is not None:
-                    return hit
+            found = self._from[first].match(data, at) if first < len(self._forms) else None
         return self._check_secret(data, at)
 
-    def _check(self, form: _Form, data: bytes, start: int, end: int) -> Hit | None:
+    def _check(self, form: _Form, data: bytes, start: int, end: int, floor: int) -> Hit | None:
+        # What stands before `floor` is masked already, and no context any more.
         if not form.entry.bounded and start and data[start - 1] == 0x5C and data[start] in _ESCAPED:
             start += 1  # the letter of a JSON escape such as \n is no part of the value
-        text = data[start:end]
-        if form.entry.validator != "none":
-            end = start + form.validator(text.decode("utf-8", "replace"))
-        elif not text or text[0] == 0x40:
-            return None
+        if form.entry.validator == "none":
+            if data[start] == 0x40:
+                return None
+        else:
+            end = start + self._valid_length(form, data, start, end)
         if end <= start:
             return None
-        if form.entry.validator != "none" and not form.entry.context_after and self._after.match(data, end):
-            return None
-        if form.not_before is not None and form.not_before.search(data[max(0, start - 40) : start]):
+        if form.not_before is not None and form.not_before.search(data[max(floor, start - _LOOK_BACK) : start]):
             return None
         return Hit(start, end, form.entry.name, form.mask)
+
+    def _valid_length(self, form: _Form, data: bytes, start: int, end: int) -> int:
+        """How much of `data[start:end]` is a value that ends where a word or number ends; 0 if nothing."""
+        text = data[start:end].decode("utf-8", "replace")
+        while (length := form.validator(text)) > 0:
+            if form.entry.context_after or not self._after.match(data, start + length):
+                return length
+            # The pattern may have taken the front of what follows ("+44 20 7946 0958/10.0.0.1").
+            shorter = _LAST_GROUP.sub("", text[:length])
+            if len(shorter) == length:
+                return 0
+            text = shorter
+        return 0
 
     def _check_secret(self, data: bytes, at: int) -> Hit | None:
         if self._secret is None or self._secret_at is None:
@@ -243,7 +259,7 @@ def _context(words: tuple[str, ...], join: str) -> str:
 def _word_of_context(words: tuple[str, ...]) -> str:
     humps = "|".join(word.capitalize() for word in words if word.isalpha())
     names = "|".join(words)
-    whole = rf"(?:[^A-Za-z]|\\[nrtbf])(?i:{names})"
+    whole = rf"{_WORD_START}(?i:{names})"
     return rf"(?:{whole}|[a-z](?:{humps}))" if humps else f"(?:{whole})"
 
 
@@ -252,11 +268,12 @@ def _secret_head(table: PiiTable) -> str:
     quoted = functools.partial(map, re.escape)
     anywhere, word, ends = ("|".join(quoted(w)) for w in (secret.anywhere, secret.word, secret.suffixes))
     humps = "|".join(word.capitalize() for word in secret.word if word.isalpha())
-    return rf"(?:(?i:{anywhere})|(?:[^A-Za-z]|\\[nrtbf])(?i:{word})|[a-z](?:{humps}))(?:[._\-]?(?:(?i:{ends})|[0-9]{{1,3}}))?"
+    tail = rf"(?:[._\-]?(?:(?i:{ends})|[0-9]{{1,3}}))?"
+    return rf"(?:(?i:{anywhere})|{_WORD_START}(?i:{word})|[a-z](?:{humps})){tail}"
 
 
 def _secret_expression(head: str, entry: PiiPattern) -> str:
-    return rf"{head}({_QUOTES})\s{{0,2}}([:=])(\s{{0,2}})({_QUOTES})({entry.pattern}|)"
+    return rf"{head}({_QUOTES}){_GAP}([:=])({_GAP})({_QUOTES})({entry.pattern}|)"
 
 
 class _Subject(NamedTuple):
@@ -273,8 +290,8 @@ def _subject_expressions(table: PiiTable) -> _Subject:
     as_json = rf'(?:{names})\\*"\s*:\s*(?:\\*"{not_token}|[^\\"\sn])|"(?:{people})\\*"\s*:\s*\{{'
     # KeyValue.value (0x12), its length, AnyValue.string_value (0x0a), the token's length.
     length = len(TOKEN_PREFIX) + TOKEN_HEX_DIGITS
-    not_proto = _unless([rf"\x{byte:02x}" for byte in (0x12, length + 2, 0x0A, length)] + token)
-    return _Subject(as_json, rf"(?:{names})(?:{not_proto})|(?:{people})\x12{_PROTO_LENGTH}\x32")
+    not_sized = _unless([rf"\x{byte:02x}" for byte in (length + 2, 0x0A, length)] + token)
+    return _Subject(as_json, rf"(?:{names})(?:[^\x12\\\"]|\x12{not_sized})|(?:{people})\x12{_PROTO_LENGTH}\x32")
 
 
 def _unless(classes: list[str]) -> str:

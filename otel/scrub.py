@@ -59,7 +59,7 @@ class Scrubber:
         keys = KeyClassifier(table)
         detector = Detector(table, keys)
         self.mode = mode
-        self._engine = Engine(detector, keys, subject_tokens, mode, table.secret_keys.mask, {})
+        self._engine = Engine(detector, keys, subject_tokens, mode, table.secret_keys.mask)
         self._detector = detector
         self._json_needs_look: Callable[[bytes], bool] = detector.json_needs_look
         proto_needs_look: Callable[[bytes], bool] = detector.proto_needs_look
@@ -75,7 +75,7 @@ class Scrubber:
         if not self._detector.json_needs_look(PART + data):
             return []
         hits = self._detector.scan(PART + data)
-        moved = [hit._replace(start=hit.start - 1, end=hit.end - 1) for hit in hits]
+        moved = [hit.moved(-1) for hit in hits]
         findings = []
         at_byte = at_char = 0
         for hit in without_json_numbers(data, moved):
@@ -92,7 +92,8 @@ class Scrubber:
         holder = [text]
         walk = Walk(self._engine)
         walk.text(set_item, holder, 0, "", text)
-        return ScrubResult(holder[0], walk.finish().counts)
+        walk.finish()
+        return ScrubResult(holder[0], walk.counts)
 
     def scrub_event(self, event: dict[str, Any]) -> Counter[str]:
         """Cleans an event in place (maps, lists and texts at any depth, names of keys too); returns counts."""

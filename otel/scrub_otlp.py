@@ -10,6 +10,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationSc
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
+from otel.detector import PART
 from otel.keys import KeyClassifier, KeyKind
 from otel.walk import PERSON_ID, Walk
 
@@ -43,7 +44,7 @@ class OtlpScrubber:
         self, walks: list[Walk], logs: ResourceLogs | ScopeLogs, part: Resource | InstrumentationScope
     ) -> None:
         data = part.SerializeToString()
-        if not (self._needs_look(data) or (logs.schema_url and self._needs_look(logs.schema_url.encode()))):
+        if not (self._needs_look(data) or (logs.schema_url and self._needs_look(PART + logs.schema_url.encode()))):
             return
         walk = self._make_walk()
         walk.text(setattr, logs, "schema_url", "schema_url", logs.schema_url)

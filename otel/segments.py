@@ -8,23 +8,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, MutableMapping, MutableSequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 
 from otel.detector import KEY_END, PART, Detector, Hit
 
+_PART: Final = PART.decode()
+_KEY_END: Final = KEY_END.decode()
 _MAX_PASSES: Final = 8
 _JSON_BEFORE: Final = b":,[ \t\r\n"
 _JSON_AFTER: Final = b",}] \t\r\n"
 
 
-class _Segment(NamedTuple):
-    write: Callable[[Any, Any, str], None]
-    holder: Any
-    key: Any
-    name: bytes
-    text: bytes
+# A mask turns these into neighbours of a boundary, so that what they belong to must be looked at again.
+_GLUE: Final = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.-+(:")
+
+# Puts a clean text back: write(holder, key, text).
+Write = Callable[[Any, Any, str], None]
 
 
 def set_item(holder: MutableMapping[Any, Any] | MutableSequence[Any], key: Any, text: str) -> None:
@@ -35,56 +36,71 @@ def set_item(holder: MutableMapping[Any, Any] | MutableSequence[Any], key: Any, 
 class Segments:
     """The texts of one record (or of one text), in order."""
 
-    __slots__ = ("_detector", "_segments")
+    __slots__ = ("_detector", "_parts", "_targets")
 
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
-        self._segments: list[_Segment] = []
+        self._parts: list[str] = []
+        self._targets: list[tuple[Write, Any, Any, int]] = []
 
-    def add(self, write: Callable[[Any, Any, str], None], holder: Any, key: Any, name: str, text: str) -> None:
+    def add(self, write: Write, holder: Any, key: Any, name: str, text: str) -> None:
         """Adds `text`, found under a key called `name`; `write(holder, key, clean)` puts the clean text back."""
-        self._segments.append(_Segment(write, holder, key, encode(name), encode(text)))
+        self._parts.append(f"{_PART}{name}{_KEY_END}{text}")
+        self._targets.append((write, holder, key, len(name) + 2))
 
     def scrub(self, counts: Counter[str], *, write: bool) -> None:
-        """Finds and counts; with `write`, also masks, again until nothing more is found.
-
-        A mask makes new boundaries: what stood glued to an address can be told apart once it is masked.
-        """
-        parts = [PART + segment.name + KEY_END + segment.text for segment in self._segments]
-        hits = self._detector.scan(b"".join(parts))
+        """Finds and counts; with `write`, also masks, again until nothing more is found."""
+        if not self._parts:
+            return
+        joined = "".join(self._parts)
+        data = encode(joined)
+        hits = self._detector.scan(data)
         if not hits:
             return
+        ascii_only = len(data) == len(joined)
         offset = index = 0
-        for segment, part in zip(self._segments, parts, strict=True):
-            start, end = offset + len(segment.name) + 2, offset + len(part)
-            mine: list[Hit] = []
-            while index < len(hits) and hits[index].start < end:
-                hit = hits[index]
-                if hit.start >= start:
-                    mine.append(Hit(hit.start - start, min(hit.end, end) - start, hit.type, hit.mask))
-                index += 1
+        for part, (put, holder, key, head_chars) in zip(self._parts, self._targets, strict=True):
+            size = len(part) if ascii_only else len(encode(part))
+            end = offset + size
+            if hits[index].start < end:
+                head = head_chars if ascii_only else len(encode(part[:head_chars]))
+                start = offset + head
+                mine = []
+                while index < len(hits) and hits[index].start < end:
+                    if hits[index].start >= start:
+                        mine.append(hits[index].moved(-start, end - start))
+                    index += 1
+                text = data[start:end]
+                mine = without_json_numbers(text, mine)
+                if mine:
+                    clean = mask(self._detector, data[offset:start], text, mine, counts, again=write)
+                    if write:
+                        put(holder, key, decode(clean))
+                if index == len(hits):
+                    return
             offset = end
-            mine = without_json_numbers(segment.text, mine)
-            if mine:
-                clean = self._mask(segment, mine, counts, again=write)
-                if write:
-                    segment.write(segment.holder, segment.key, decode(clean))
 
-    def _mask(self, segment: _Segment, hits: list[Hit], counts: Counter[str], *, again: bool) -> bytes:
-        head = PART + segment.name + KEY_END
-        text = segment.text
-        for _ in range(_MAX_PASSES):
-            counts.update(hit.type for hit in hits)
-            text = replace(text, hits)
-            if not again:
-                break
-            found = self._detector.scan(head + text)
-            size = len(head)
-            hits = [Hit(h.start - size, h.end - size, h.type, h.mask) for h in found if h.start >= size]
-            hits = without_json_numbers(text, hits)
-            if not hits:
-                break
-        return text
+
+def mask(detector: Detector, head: bytes, text: bytes, hits: list[Hit], counts: Counter[str], *, again: bool) -> bytes:
+    """`text` (which stands behind `head` when scanned) masked at `hits`; with `again`, until nothing is left."""
+    size = len(head)
+    for _ in range(_MAX_PASSES):
+        for hit in hits:
+            counts[hit.type] += 1
+        glued = any(_is_glued(text, hit) for hit in hits)
+        text = replace(text, hits)
+        if not (again and glued):
+            break
+        found = detector.scan(head + text)
+        hits = without_json_numbers(text, [hit.moved(-size, len(text)) for hit in found if hit.start >= size])
+        if not hits:
+            break
+    return text
+
+
+def _is_glued(text: bytes, hit: Hit) -> bool:
+    """Whether something stands so close that a mask in the hit's place can make it a value of its own."""
+    return (hit.start > 0 and text[hit.start - 1] in _GLUE) or (hit.end < len(text) and text[hit.end] in _GLUE)
 
 
 def encode(text: str) -> bytes:

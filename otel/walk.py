@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
 from otel.detector import PART, Detector
 from otel.keys import KeyClassifier, KeyKind
-from otel.segments import Segments, decode, encode, replace, set_item
+from otel.segments import Segments, Write, decode, encode, mask, set_item
 from otel.subject import SubjectTokenizer, is_no_subject
 
 Mode = Literal["scrub", "detect", "off"]
@@ -25,28 +23,54 @@ _SHORTEST: Final = 5
 _MAX_JSON_DEPTH: Final = 4
 _LONG_NUMBER: Final = re.compile(r"\d{19}")
 _CACHED_KEYS: Final = 8192
+_LONGEST_CACHED_KEY: Final = 128
 
 
-@dataclass(frozen=True, slots=True)
+# A map or list to visit, the key it stands under, whether under a secret key, whether it is a person.
+_Node = tuple[Any, str, bool, bool]
+
+
+class _Key(NamedTuple):
+    """What is known of a key: keys are few and repeat, so it is worked out once."""
+
+    kind: KeyKind
+    clean: str
+    types: tuple[str, ...]
+    is_plain: bool
+
+
 class Engine:
     """What every walk of one scrubber shares."""
 
-    detector: Detector
-    keys: KeyClassifier
-    subjects: SubjectTokenizer | None
-    mode: Mode
-    secret_mask: str
-    clean_keys: dict[str, tuple[str, tuple[str, ...]]]
+    __slots__ = ("_known", "detector", "keys", "mode", "secret_mask", "subjects")
 
-    def clean_key(self, key: str) -> tuple[str, tuple[str, ...]]:
-        """A key's name without personal data, and the types found in it (keys repeat: remembered)."""
-        known = self.clean_keys.get(key)
+    def __init__(
+        self, detector: Detector, keys: KeyClassifier, subjects: SubjectTokenizer | None, mode: Mode, secret_mask: str
+    ) -> None:
+        self.detector = detector
+        self.keys = keys
+        self.subjects = subjects
+        self.mode = mode
+        self.secret_mask = secret_mask
+        self._known: dict[str, _Key] = {}
+
+    def key(self, key: str) -> _Key:
+        """A key's kind, its name without personal data, and the types found in the name."""
+        known = self._known.get(key)
         if known is None:
             data = encode(key)
-            hits = [hit._replace(start=hit.start - 1, end=hit.end - 1) for hit in self.detector.scan(PART + data)]
-            known = (decode(replace(data, hits)), tuple(hit.type for hit in hits))
-            if len(self.clean_keys) < _CACHED_KEYS and len(key) <= 128:
-                self.clean_keys[key] = known
+            found: Counter[str] = Counter()
+            hits = [hit.moved(-1) for hit in self.detector.scan(PART + data)]
+            clean = mask(self.detector, PART, data, hits, found, again=True)
+            kind = self.keys.kind(key)
+            known = _Key(
+                kind=kind,
+                clean=decode(clean),
+                types=tuple(found.elements()),
+                is_plain=kind is KeyKind.PLAIN and not hits and key != PERSON_ID,
+            )
+            if len(self._known) < _CACHED_KEYS and len(key) <= _LONGEST_CACHED_KEY:
+                self._known[key] = known
         return known
 
 
@@ -66,31 +90,39 @@ class Walk:
 
     def tree(self, root: dict[str, Any] | list[Any]) -> None:
         """Maps and lists, however deep, without recursion."""
-        stack: list[tuple[Any, str, bool, bool]] = [(root, "", False, False)]
+        stack: list[_Node] = [(root, "", False, False)]
         while stack:
             node, name, secret, person = stack.pop()
             if isinstance(node, list):
                 for index, value in enumerate(node):
                     self._value(stack, node, index, name, value, secret)
                 continue
-            for key in list(node):
-                kind = self._engine.keys.kind(key) if isinstance(key, str) else KeyKind.PLAIN
-                if kind is KeyKind.IDENTITY:
-                    continue
-                is_subject = kind is KeyKind.SUBJECT or (person and key == PERSON_ID)
-                if is_subject and self._subject_item(node, key):
-                    continue
-                clean = self.key(key) if isinstance(key, str) else key
-                value = node[key]
-                if clean != key:
-                    clean = _unused(clean, node)
-                    node[clean] = node.pop(key)
-                hidden = secret or kind is KeyKind.SECRET
-                self._value(stack, node, clean, str(key), value, hidden, kind is KeyKind.PERSON)
+            for key, value in list(node.items()):
+                self._item(stack, node, key, value, secret, person)
+
+    def _item(self, stack: list[_Node], node: Any, key: Any, value: Any, secret: bool, person: bool) -> None:
+        if not isinstance(key, str):
+            self._value(stack, node, key, "", value, secret)
+            return
+        known = self._engine.key(key)
+        if known.is_plain:
+            self._value(stack, node, key, key, value, secret)
+            return
+        if known.kind is KeyKind.IDENTITY:
+            return
+        is_subject = known.kind is KeyKind.SUBJECT or (person and key == PERSON_ID)
+        if is_subject and self._subject_item(node, key, value):
+            return
+        clean = self.key(key)
+        if clean != key:
+            clean = _unused(clean, node)
+            node[clean] = node.pop(key)
+        hidden = secret or known.kind is KeyKind.SECRET
+        self._value(stack, node, clean, key, value, hidden, known.kind is KeyKind.PERSON)
 
     def _value(
         self,
-        stack: list[tuple[Any, str, bool, bool]],
+        stack: list[_Node],
         holder: Any,
         key: Any,
         name: str,
@@ -100,11 +132,10 @@ class Walk:
     ) -> None:
         if isinstance(value, str):
             self.text(set_item, holder, key, name, value, secret=secret)
-        elif isinstance(value, dict | list) and value:
+        elif isinstance(value, (dict, list)) and value:  # a union is checked three times slower
             stack.append((value, name, secret, person))
 
-    def _subject_item(self, node: dict[Any, Any], key: Any) -> bool:
-        value = node[key]
+    def _subject_item(self, node: dict[Any, Any], key: str, value: object) -> bool:
         token = self.subject(value)
         if token is None:
             return False
@@ -123,7 +154,7 @@ class Walk:
             return None
         text = str(value)
         token = "" if is_no_subject(text) else self._engine.subjects.token(text)
-        if token != value:
+        if not token or token != value:
             self.counts[SUBJECT_COUNT] += 1
             self.changed = True
         return token
@@ -132,16 +163,17 @@ class Walk:
         """The name of a key, masked where it holds personal data itself."""
         if not self._patterns:
             return key
-        clean, types = self._engine.clean_key(key)
-        self.counts.update(types)
-        if not self._masks or clean == key:
+        known = self._engine.key(key)
+        for found in known.types:
+            self.counts[found] += 1
+        if not self._masks or not known.types:
             return key
         self.changed = True
-        return clean
+        return known.clean
 
     def text(
         self,
-        write: Callable[[Any, Any, str], None],
+        write: Write,
         holder: Any,
         key: Any,
         name: str,
@@ -172,7 +204,7 @@ class Walk:
             self.changed |= self._masks and self.counts.total() > before
         return self
 
-    def _json(self, write: Callable[[Any, Any, str], None], holder: Any, key: Any, text: str) -> bool:
+    def _json(self, write: Write, holder: Any, key: Any, text: str) -> bool:
         """Cleans a JSON text by parsing it, if patterns alone cannot; False leaves it to the patterns."""
         if not self._engine.detector.json_inside_needs_parsing(encode(text)):
             return False

@@ -16,7 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package, and the plugin below is loaded by name
 pytest.register_assert_rewrite("services")
 
-from services import MAY_BE_MISSING, REPOSITORY, unavailable
+from services import MAY_BE_MISSING, REPOSITORY, unavailable  # noqa: E402
 
 pytest_plugins = ("services",)
 

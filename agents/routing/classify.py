@@ -90,7 +90,7 @@ def _check_violations(violations: object) -> None:
         raise Unroutable(Reason.INVALID_VIOLATIONS, f"violations is {type(violations).__name__}; it must be a list")
     for item in violations:
         if isinstance(item, dict):
-            item = item.get("type")  # noqa: PLW2901 - the long form is judged by its type
+            item = item.get("type")
         if not isinstance(item, str):
             raise Unroutable(Reason.INVALID_VIOLATIONS, "a violation is neither text nor an object with a text `type`")
 

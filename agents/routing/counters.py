@@ -37,7 +37,7 @@ class RouteReport:
     """Routed records that were not checked for duplicates (`on_outage="pass"`)."""
     claim_retries: int = 0
     """Attempts at claiming that failed before one succeeded."""
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
     """Time by stage: decide, claim, publish."""
 
     def unaccounted(self) -> int:
@@ -69,6 +69,8 @@ class Counters:
             setattr(totals, name, getattr(totals, name) + getattr(report, name))
         for name in _DETAILS:
             getattr(totals, name).update(getattr(report, name))
+        for stage, spent in report.seconds.items():
+            totals.seconds[stage] = totals.seconds.get(stage, 0.0) + spent
         if self.observer is not None:
             self.observer.on_batch(report)
 
@@ -96,4 +98,4 @@ class Counters:
 
 
 _BY_CLASSIFICATION = ("routed", "filtered", "duplicate", "sampled_out")
-_DETAILS = (*_BY_CLASSIFICATION, "dead_lettered", "scrubbed", "seconds")
+_DETAILS = (*_BY_CLASSIFICATION, "dead_lettered", "scrubbed")

@@ -70,7 +70,7 @@ class ClaimResult(IntEnum):
 _RESULTS = {ord(str(result.value)): result for result in ClaimResult}
 
 
-class ClaimsUnavailable(ConnectionError):  # noqa: N818 - it names a condition to wait out
+class ClaimsUnavailable(ConnectionError):
     """Redis cannot be asked now. Nothing is known about the batch; claiming it again is safe."""
 
 
@@ -94,7 +94,9 @@ class Claims:
         prefix: the first part of every key.
     """
 
-    def __init__(self, redis: ScriptClient, ttl_s: int = 3600, buckets: int = 8, prefix: str = "flywheel:claim") -> None:
+    def __init__(
+        self, redis: ScriptClient, ttl_s: int = 3600, buckets: int = 8, prefix: str = "flywheel:claim"
+    ) -> None:
         if not 1 <= buckets <= 256:
             raise ValueError(f"buckets is {buckets}; it must lie in 1..256")
         self._redis = redis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -34,7 +35,7 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "internal_error"
 
 
-class Unroutable(ValueError):  # noqa: N818 - it names a verdict on the data, as Reason does, not a fault of the program
+class Unroutable(ValueError):
     """This message or record can never be routed as it is. `detail` holds no text of the event."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -82,3 +83,10 @@ class Rejected:
     reason: Reason
     detail: str
     value: bytes | None
+
+
+def where(error: BaseException) -> str:
+    """Name an error's type and place for the log, without its text, which may quote an event."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"

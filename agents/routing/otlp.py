@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
-from google.protobuf.message import DecodeError
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, LogsData, ResourceLogs
 
 from agents.routing.bounds import DecodeLimits, check_tree, opens
@@ -70,6 +70,15 @@ def from_protobuf(data: bytes, limits: DecodeLimits) -> list[LogItem]:
                 else:
                     items.append(LogEvent(event, service))
     return items
+
+
+def is_logs(data: bytes) -> bool:
+    """Tell whether `data` parses as OTLP logs."""
+    try:
+        LogsData.FromString(data)
+    except DecodeError:
+        return False
+    return True
 
 
 def from_json(request: dict[str, Any], limits: DecodeLimits, walk: bool) -> list[LogItem]:
@@ -181,11 +190,10 @@ def _alone(resource_logs: ResourceLogs, record: LogRecord) -> bytes:
     entry = logs.resource_logs.add()
     entry.resource.CopyFrom(resource_logs.resource)
     entry.scope_logs.add().log_records.append(record)
-    return logs.SerializeToString()
+    return bytes(logs.SerializeToString())
 
 
 def _attributes(pairs: Any, depth: int, limits: DecodeLimits) -> Event:
-    pair: KeyValue
     return {pair.key: _value(pair.value, depth, limits) for pair in pairs}
 
 
@@ -193,7 +201,7 @@ def _value(value: AnyValue, depth: int, limits: DecodeLimits) -> Any:
     kind = value.WhichOneof("value")
     if kind == "string_value":
         return value.string_value
-    if kind == "array_value" or kind == "kvlist_value":  # noqa: PLR1714 - two comparisons beat a tuple here
+    if kind == "array_value" or kind == "kvlist_value":
         if depth > limits.max_depth:
             raise Unroutable(Reason.NESTING_TOO_DEEP, f"nested deeper than {limits.max_depth}")
         if kind == "kvlist_value":

@@ -24,7 +24,7 @@ from agents.routing.decode import decode, dumps_or_none
 from agents.routing.dedup import ClaimResult, ClaimsUnavailable
 from agents.routing.enrich import enrich, processing_timestamp
 from agents.routing.identity import EventIdentity, id_digest, identify, own_id
-from agents.routing.message import DecodedRecord, Event, InboundMessage, Reason, Rejected, Unroutable
+from agents.routing.message import DecodedRecord, Event, InboundMessage, Reason, Rejected, Unroutable, where
 from agents.routing.publish import OutRecord
 from models.event import Classification
 
@@ -144,8 +144,7 @@ class Pipeline:
             except Unroutable as reason:
                 self._reject_record(item, reason, batch)
             except Exception as error:  # noqa: BLE001 - one record's fault must stop neither the batch nor the worker
-                log.error("A record of %s raised %s", message.owner(item.index), type(error).__name__, exc_info=_bare(error))
-                self._reject_record(item, Unroutable(Reason.INTERNAL_ERROR, type(error).__name__), batch)
+                self._reject_record(item, _internal_error(item, error), batch)
 
     def _decide(self, record: DecodedRecord, rules: RoutingRules, batch: _Batch) -> None:
         """Take one record through everything that needs no other part of the system."""
@@ -205,7 +204,10 @@ class Pipeline:
                 out = enrich(record, classification, identity, rules, stamp)
                 self._check_size(out)
             except Unroutable as reason:
-                self._reject(_rejected(record, reason, orjson_value(record)), batch)
+                self._reject_record(record, reason, batch)
+                continue
+            except Exception as error:  # noqa: BLE001 - as above
+                self._reject_record(record, _internal_error(record, error), batch)
                 continue
             batch.out.append(out)
             report.routed[classification.value] += 1
@@ -226,9 +228,25 @@ class Pipeline:
                 self._scrub_event(record.event, batch.report)
                 value = dumps_or_none(record.event)
             except Unroutable:
-                log.warning("The dead letter of %s carries no value: it cannot be scrubbed", record.message.owner(record.index))
-        self._reject(_rejected(record, reason, value), batch)
+                owner = record.message.owner(record.index)
+                log.warning("The dead letter of %s carries no value: it cannot be scrubbed", owner)
+        self._reject(Rejected(record.message, record.index, reason.reason, reason.detail, value), batch)
 
     def _reject(self, rejected: Rejected, batch: _Batch) -> None:
         batch.out.append(dead_letter(rejected, self._publisher.max_record_bytes))
         batch.report.dead_lettered[rejected.reason.value] += 1
+
+
+def _early_randomness(record: DecodedRecord) -> int | None:
+    """Return the record's sampling randomness if its content is not needed for it (so not scrubbed either)."""
+    randomness = sample.trace_randomness(record.event)
+    if randomness is not None:
+        return randomness
+    event_id = own_id(record.event)
+    return None if event_id is None else sample.digest_randomness(id_digest(record.service, event_id))
+
+
+def _internal_error(record: DecodedRecord, error: Exception) -> Unroutable:
+    """Log a record's unexpected failure and return it as a rejection."""
+    log.error("Record %s raised %s and goes to the dead letters", record.message.owner(record.index), where(error))
+    return Unroutable(Reason.INTERNAL_ERROR, type(error).__name__)

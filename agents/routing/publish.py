@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 Header = tuple[str, bytes]
 T = TypeVar("T")
 
+_NO_HEADERS: list[Header] = []
+
+
 class OutRecord(NamedTuple):
     """One record to publish."""
 
@@ -29,14 +32,14 @@ class OutRecord(NamedTuple):
     headers: tuple[Header, ...] = ()
 
 
-class PublisherBroken(RuntimeError):  # noqa: N818 - it names a condition of the producer
+class PublisherBroken(RuntimeError):
     """The producer can no longer publish (its sequence is broken, or the broker refuses it): make a new one."""
 
 
 class BatchBuilder(Protocol):
     """The part of aiokafka's `BatchBuilder` that is used."""
 
-    def append(self, *, timestamp: int | None, key: bytes | None, value: bytes | None, headers: Sequence[Header]) -> Any:
+    def append(self, *, timestamp: int | None, key: bytes | None, value: bytes | None, headers: list[Header]) -> Any:
         """Add a record; None if the batch is full."""
 
     def close(self) -> None:
@@ -117,11 +120,15 @@ class Publisher:
             builder = self._producer.create_batch()
             end = start
             for record in records[start:]:
-                if builder.append(timestamp=None, key=record.key, value=record.value, headers=record.headers) is None:
+                # aiokafka takes headers as a list only.
+                headers = list(record.headers) if record.headers else _NO_HEADERS
+                if builder.append(timestamp=None, key=record.key, value=record.value, headers=headers) is None:
                     break
                 end += 1
             if end == start:
-                raise PublisherBroken(f"a record for {topic} does not fit an empty batch; raise the producer's batch size")
+                raise PublisherBroken(
+                    f"a record for {topic} does not fit an empty batch; raise the producer's batch size"
+                )
             builder.close()
             await (await self._producer.send_batch(builder, topic, partition=partition))
             return end
@@ -161,7 +168,7 @@ def murmur2(data: bytes) -> int:
     words = length >> 2
     h = 0x9747B28C ^ length
     for k in struct.unpack_from(f"<{words}I", data):
-        k = (k * 0x5BD1E995) & 0xFFFFFFFF  # noqa: PLW2901 - the mixing of one word
+        k = (k * 0x5BD1E995) & 0xFFFFFFFF
         h = ((h * 0x5BD1E995) ^ ((k ^ (k >> 24)) * 0x5BD1E995)) & 0xFFFFFFFF
     tail = data[words << 2 :]
     if tail:

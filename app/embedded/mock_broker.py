@@ -8,6 +8,9 @@ consumer groups and committed offsets. What it does not do (measured with librdk
 
 - It keeps records in memory only, and of each partition only the last 5 MiB of record batches as they were sent
   (compressed, if they were). Older ones vanish whether they were read or not: a consumer that far behind loses them.
+- A consumer group serves one member. It counts a group as synced once its leader is, so a member that is slower than
+  the leader is refused (INVALID_REQUEST), which aiokafka does not forgive. A first join takes 3 s; when a member was
+  killed, its successor waits for the session timeout.
 - Topics cannot be declared: it names no controller, so admin clients fail. A topic appears when it is first used,
   always with 4 partitions; settings of topics do not exist, so neither do retention by time and compaction.
 - No search by time (`offsets_for_times` finds nothing), produce answers bear a made-up append time (records keep

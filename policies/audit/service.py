@@ -39,9 +39,7 @@ def create_audit_app(config: AuditConfig) -> FastAPI:
 def run(config: AuditConfig, host: str, port: int) -> None:
     """Serve until told to stop. Raises AuditConfigError where writing would be open to the network without a token."""
     if config.token is None and not _is_loopback(host):
-        msg = (
-            f"the audit engine would take entries from whoever reaches {host}:{port}; set a token or bind 127.0.0.1"
-        )
+        msg = f"the audit engine would take entries from whoever reaches {host}:{port}; set a token or bind 127.0.0.1"
         raise AuditConfigError(msg)
     # The process' own logging applies; the access log would repeat model ids and cursors for every poll.
     uvicorn.run(create_audit_app(config), host=host, port=port, log_config=None, access_log=False)

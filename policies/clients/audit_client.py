@@ -133,9 +133,10 @@ def _encode(entry: AuditEntry) -> bytes:
     try:
         # The standard library's writer: it keeps half a surrogate pair as its escape, and does not turn NaN into null.
         return json.dumps(entry.model_dump(exclude_none=True), allow_nan=False).encode()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
+        # Without its cause, which could show the entry's text in a traceback.
         msg = f"the audit entry {entry.entry_id!r} cannot be written as JSON ({type(error).__name__})"
-        raise AuditRefused(msg, 422) from error
+        raise AuditRefused(msg, 422) from None
 
 
 def _unreachable(base_url: str, error: Exception) -> AuditUnavailable:
@@ -154,8 +155,8 @@ def _receipt(base_url: str, entry: AuditEntry, response: httpx.Response) -> Audi
         raise AuditUnavailable(f"the audit engine at {base_url} answered with status {status}{hint}")
     try:
         receipt = AuditReceipt.model_validate_json(response.content, strict=True)
-    except ValidationError as error:
-        raise AuditUnavailable(f"the audit engine at {base_url} answered with something that is no receipt") from error
+    except ValidationError:
+        raise AuditUnavailable(f"the audit engine at {base_url} answered with something that is no receipt") from None
     if entry.entry_id is not None and receipt.id != entry.entry_id:
         raise AuditUnavailable(f"the audit engine at {base_url} answered with the receipt of another entry")
     return receipt

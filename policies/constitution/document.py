@@ -103,9 +103,7 @@ class Constitution(_Frozen):
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical document: compact JSON with sorted keys, UTF-8, no layout or comments."""
-        canonical = json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @cached_property

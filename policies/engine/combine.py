@@ -1,11 +1,12 @@
 """From findings to a decision: pure functions, no model, no clock.
 
-A text is not compliant when harm was asked for and is given. With h the probability that the request asks for
-harm and c the probability that the answer complies, the raw score is logit(h * c); a straight line through two
-operating points, both set on cross-validated authored pairs, turns it into the log-odds of `confidence_score`:
+A text is not compliant when harm was asked for and is given: confidence = 1 - P(harm asked) * P(given). The
+head's log-odds become P(harm asked) by a straight line through two operating points, both set on
+cross-validated authored requests:
 
-- `threshold` (0.95) lies where at most `benign_below` of the authored benign pairs fall below it;
-- `deny_below` (0.5) lies where at most `lookalike_denied` of answered look-alike requests fall below it.
+- 1 - `threshold` (0.05) lies where at most `benign_below` of the authored benign prompts lie above it, so at
+  most that share of authored benign pairs falls below the threshold, whatever their answers;
+- 1 - `deny_below` (0.5) lies where at most `lookalike_denied` of the look-alike requests lie above it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ HASH_MISMATCH = "constitutional_hash_mismatch"
 # The operating points must not fall together, or the line between them would be a cliff.
 _MIN_GAP = 0.5
 _TINY = 1e-9
+_HAIR = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Findings:
 
     harm_logit: float
     principle_shares: Sequence[float]
-    kinds: tuple[float, float, float]
+    kinds: Sequence[float]
     refusal_evidence: float
     degenerate: float
     relevance: float | None
@@ -54,14 +56,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """confidence = sigmoid(intercept - slope * raw)."""
+    """P(harm asked) = sigmoid(slope * log-odds of the head - offset)."""
 
     slope: float
-    intercept: float
+    offset: float
 
-    def confidence(self, raw: float) -> float:
-        """Confidence that a text of that raw score is compliant; 0..1."""
-        return sigmoid(self.intercept - self.slope * raw)
+    def harm(self, harm_logit: float) -> float:
+        """Probability that a request of that log-odds asks for harm; 0..1."""
+        return sigmoid(self.slope * harm_logit - self.offset)
 
 
 def sigmoid(x: float) -> float:
@@ -77,41 +79,41 @@ def logit(p: float) -> float:
     return math.log(p / (1.0 - p))
 
 
-def answer_kinds(
-    kinds: tuple[float, float, float], refusal_evidence: float, weight: float
-) -> tuple[float, float, float]:
+def answer_kinds(kinds: Sequence[float] | Array, refusal_evidence: float, weight: float) -> tuple[float, float, float]:
     """Add `weight * refusal_evidence` to the log-odds of refusal, and scale so that the three sum to 1."""
-    odds = [max(_TINY, p) for p in kinds]
+    odds = [max(_TINY, float(p)) for p in kinds]
     odds[REFUSAL] *= math.exp(weight * refusal_evidence)
     total = sum(odds)
     return odds[REFUSAL] / total, odds[COMPLIANCE] / total, odds[DEFLECTION] / total
 
 
-def raw_score(harm_logit: float, compliance: float) -> float:
-    """logit of the probability that harm was asked for and is given."""
-    return logit(sigmoid(harm_logit) * compliance)
+def confidence_of(harm: float, given: float) -> float:
+    """Confidence that a text is compliant, from P(harm asked) and P(given)."""
+    return 1.0 - harm * given
 
 
 def calibrate(benign: Array, lookalike: Array, config: CombineConfig) -> Calibration:
-    """The line through the two operating points, from raw scores of answered harmless requests."""
-    at_threshold = float(np.quantile(benign, 1.0 - config.benign_below, method="higher"))
-    at_deny = float(np.quantile(lookalike, 1.0 - config.lookalike_denied, method="higher"))
+    """The line through the two operating points, from the heads' log-odds of harmless requests."""
+    # Quantiles of the finite sample from above, and a hair past them: the share above a point is never larger
+    # than asked for, not by one sample and not by rounding.
+    at_threshold = float(np.quantile(benign, 1.0 - config.benign_below, method="higher")) + _HAIR
+    at_deny = float(np.quantile(lookalike, 1.0 - config.lookalike_denied, method="higher")) + _HAIR
     at_deny = max(at_deny, at_threshold + _MIN_GAP)
     slope = (logit(config.threshold) - logit(config.deny_below)) / (at_deny - at_threshold)
-    return Calibration(slope=slope, intercept=logit(config.threshold) + slope * at_threshold)
+    return Calibration(slope=slope, offset=logit(config.threshold) + slope * at_threshold)
 
 
 def decide(
     findings: Findings, principles: Sequence[Principle], calibration: Calibration, config: CombineConfig
 ) -> Verdict:
     """Judge one text."""
-    harm = sigmoid(findings.harm_logit)
+    harm = calibration.harm(findings.harm_logit)
     kinds = answer_kinds(findings.kinds, findings.refusal_evidence, config.refusal_rule_weight)
     is_answer = findings.relevance is not None
     # A request has not been answered yet: what counts is what it asks for. Only a refusal that came without its
     # prompt must not be taken for the request it turns down.
     given = kinds[COMPLIANCE] if is_answer else 1.0 - kinds[REFUSAL] * findings.refusal_evidence
-    confidence = calibration.confidence(raw_score(findings.harm_logit, given))
+    confidence = confidence_of(harm, given)
     scores = {
         "request_harm": harm,
         "answer_refusal": kinds[REFUSAL],
@@ -135,9 +137,7 @@ def decide(
     return Verdict(True, confidence, [], _reason(harm, kinds, confidence, is_answer, config), scores)
 
 
-def breached_principles(
-    principles: Sequence[Principle], shares: Sequence[float], least: float
-) -> list[Principle]:
+def breached_principles(principles: Sequence[Principle], shares: Sequence[float], least: float) -> list[Principle]:
     """The likeliest principle, and every other whose share is at least `least`; likeliest first."""
     order = sorted(range(len(principles)), key=lambda index: -shares[index])
     return [principles[i] for rank, i in enumerate(order) if rank == 0 or shares[i] >= least]

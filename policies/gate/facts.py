@@ -85,4 +85,5 @@ def _text(value: str, place: str) -> str:
 def _float(value: float) -> str:
     if not math.isfinite(value) or 0.0 < abs(value) < SMALLEST_NORMAL:
         return "null"
-    return format(Decimal(repr(value)), "f")
+    text = format(Decimal(repr(value)), "f")
+    return text if "." in text else f"{text}.0"

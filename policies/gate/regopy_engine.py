@@ -1,4 +1,4 @@
-"""The policies decided in this process by regopy (rego-cpp): no server, about half a millisecond a decision."""
+"""The policies decided in this process by regopy (rego-cpp): no server, a decision takes one to two milliseconds."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _FUNCTION = re.compile(r"^(?:default\s+)?([a-z_]\w*)\(", re.MULTILINE)
 class RegopyEngine:
     """A `PolicyEngine` over a bundle compiled once.
 
-    Decides on the calling thread: a decision takes less than a hop to another one and back is worth. One decision at
-    a time (the interpreter holds its input), behind a lock, so tasks and threads may share the engine.
+    Decides on the calling thread, for decisions are few and short. One at a time (the interpreter holds its input),
+    behind a lock, so tasks and threads may share the engine.
     """
 
     def __init__(self, bundle: PolicyBundle) -> None:

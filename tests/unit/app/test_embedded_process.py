@@ -20,9 +20,9 @@ from app.embedded.process import ManagedProcess, ProcessGroup, Program
 from app.embedded.ready import file_present, http_ok, listening, log_shows
 from app.embedded.run_directory import RunDirectory
 
-SLEEPER = "import signal, time; print('up', flush=True); time.sleep(600)"
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
-PARENT = "import subprocess, sys; child = subprocess.Popen(['sleep', '600']); print(child.pid, flush=True); child.wait()"
+SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
+PARENT = "import subprocess; child = subprocess.Popen(['sleep', '600']); print(child.pid, flush=True); child.wait()"
 
 # An orchestrator that starts a child, which starts one of its own, and says both numbers.
 ORCHESTRATOR = """

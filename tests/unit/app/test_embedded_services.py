@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -23,6 +24,39 @@ from app.embedded.postgres import PostgresServer
 from app.embedded.redis import RedisServer, find_redis, wheel_redis
 from app.embedded.run_directory import RunDirectory
 from app.embedded.stack import Stack
+
+# Starts services in a run of one name, says where they are, and waits to be killed.
+ORCHESTRATOR = """
+import sys, time
+from pathlib import Path
+from app.embedded.postgres import PostgresServer
+from app.embedded.run_directory import RunDirectory
+from app.embedded.stack import Stack
+run = RunDirectory.create(Path(sys.argv[1]), "same")
+stack = Stack(run, broker="mock", cache=Path(sys.argv[1]))
+stack.start()
+if "postgres" in sys.argv:
+    stack.add(PostgresServer(run))
+print(stack.redis.url, flush=True)
+time.sleep(600)
+"""
+
+
+def orchestrate(*arguments: str) -> tuple[subprocess.Popen[str], str, list[int]]:
+    """Run the orchestrator: its process, Redis' URL, and the numbers of its children."""
+    orchestrator = subprocess.Popen([sys.executable, "-c", ORCHESTRATOR, *arguments], stdout=subprocess.PIPE, text=True)
+    assert orchestrator.stdout is not None
+    url = orchestrator.stdout.readline().strip()
+    orchestrator.stdout.close()
+    records = Path(arguments[0], "same", "pids").glob("*.json")
+    return orchestrator, url, [json.loads(record.read_text())["pid"] for record in records]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 @pytest.fixture
@@ -203,6 +237,46 @@ def test_the_stack_starts_and_ends_as_one(run: RunDirectory, tmp_path: Path) -> 
     assert list(run.pids.iterdir()) == []
     with redis.Redis.from_url(url) as client, pytest.raises(redis.exceptions.ConnectionError):
         client.ping()
+
+
+def test_stacks_side_by_side_are_apart(tmp_path: Path) -> None:
+    with (
+        RunDirectory.create(tmp_path) as one,
+        RunDirectory.create(tmp_path) as two,
+        Stack(one, broker="mock", cache=tmp_path) as first,
+        Stack(two, broker="mock", cache=tmp_path) as second,
+    ):
+        assert first.broker.bootstrap != second.broker.bootstrap
+        with redis.Redis.from_url(first.redis.url) as left, redis.Redis.from_url(second.redis.url) as right:
+            left.set("key", "left")
+            assert right.get("key") is None
+        first.stop()
+        second.check()
+
+
+def test_a_killed_stack_leaves_nothing_and_starts_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        orchestrator, url, children = orchestrate(str(tmp_path))
+        assert len(children) == 2
+        with redis.Redis.from_url(url) as client:
+            assert client.ping()
+        orchestrator.kill()
+        orchestrator.wait()
+        _await(lambda: not any(map(alive, children)))  # noqa: B023 - called before the loop goes on
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("postgres")
+def test_postgres_dies_with_a_killed_orchestrator_though_it_changes_its_user(tmp_path: Path) -> None:
+    orchestrator, _, children = orchestrate(str(tmp_path), "postgres")
+    scratch = Path((tmp_path / "same" / "scratch").read_text().strip())
+    assert len(children) == 3
+    orchestrator.kill()
+    orchestrator.wait()
+    _await(lambda: not any(map(alive, children)))
+    assert scratch.exists()
+    RunDirectory.create(tmp_path).close()
+    assert not scratch.exists(), "the next run removes what the killed one could not"
 
 
 def test_a_stack_that_cannot_start_leaves_nothing_running(

@@ -334,7 +334,8 @@ async def test_every_acknowledged_entry_survives_kill_9(database: str) -> None:
         await process.wait()
     engine = make_engine(database)
     with engine.connect() as connection:
-        kept = dict(connection.exec_driver_sql("SELECT entry_id, digest FROM audit_entries").all())
+        rows = connection.exec_driver_sql("SELECT entry_id, digest FROM audit_entries").all()
+    kept = {row.entry_id: row.digest for row in rows}
     assert acknowledged.items() <= kept.items()
     assert AuditStore(engine, KEY).verify().ok
     engine.dispose()

@@ -7,18 +7,16 @@ import hashlib
 import hmac
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from prometheus_client import CollectorRegistry
-from sqlalchemy import Engine, create_engine, delete, insert, make_url, select, text, update
+from sqlalchemy import Engine, delete, insert, select, text, update
 
 from models.audit import AuditEntry, AuditReceipt, ChainFaultKind
 from policies.audit.chain import GENESIS, link_digest, sha256_hex
@@ -33,7 +31,6 @@ from policies.audit.writer import GroupWriter
 
 KEY = b"a key of the tests, 32 bytes long"
 HASH = "cdd01ef066bc6cf2"
-POSTGRES_ENV = "FLYWHEEL_TEST_POSTGRES_URL"
 
 
 def entry(entry_id: str | None = None, **fields: Any) -> AuditEntry:
@@ -41,28 +38,11 @@ def entry(entry_id: str | None = None, **fields: Any) -> AuditEntry:
     return AuditEntry(entry_id=entry_id, **given)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture
+def url(database_url: str) -> str:
     """A migrated, empty audit database on each backend."""
-    if request.param == "sqlite":
-        found = f"sqlite:///{tmp_path}/audit.db"
-        migrate(found)
-        yield found
-        return
-    server = os.environ.get(POSTGRES_ENV)
-    if not server:
-        pytest.skip(f"{POSTGRES_ENV} names no PostgreSQL; start one and set it to its SQLAlchemy URL")
-    name = f"audit_{uuid4().hex}"
-    admin_url = make_url(server).set(drivername="postgresql+psycopg")
-    admin = create_engine(admin_url, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    found = admin_url.set(database=name).render_as_string(hide_password=False)
-    migrate(found)
-    yield found
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    migrate(database_url)
+    return database_url
 
 
 @pytest.fixture

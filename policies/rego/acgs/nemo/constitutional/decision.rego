@@ -1,38 +1,53 @@
 # METADATA
 # title: Constitutional gate
 # description: >-
-#   Decides whether an action of the flywheel may go on. Every requirement is a positive rule that adds its
-#   code to `met` once the facts in `input` prove it; whatever is absent, null or of the wrong type proves
-#   nothing, so it leaves a reason to refuse.
+#   Decides whether an action of the flywheel may go on. Every requirement is a positive rule, named like its
+#   code, that holds once the facts in `input` prove it; beside it stands the reason it leaves otherwise.
+#   Whatever is absent, null or of the wrong type proves nothing.
 # scope: package
 package acgs.nemo.constitutional
 
 # METADATA
 # title: The decision
-# description: Always defined; an action that is not in the catalogue is refused.
+# description: Always defined. The reasons are in no order that engines agree on.
 # entrypoint: true
 decision := {
-	"allow": count(reasons) == 0,
-	"reasons": reasons,
+	"allow": allow,
+	"reasons": [reason | some reason in reasons],
 	"lane": lane,
 	"revision": revision,
 }
 
 # METADATA
-# title: The reason left by an action that is absent or not in the catalogue
-default reasons := [{
-	"code": "action_known",
-	"message": "The action must be one that this policy decides.",
-}]
+# title: Nothing is permitted by itself
+default allow := false
 
 # METADATA
-# title: Every requirement of the action that the facts do not prove, in the catalogue's order
-reasons := [requirement |
-	some requirement in requirements
-	not requirement.code in met
-] if {
-	count(requirements) > 0
+# title: A known action with every requirement proven
+allow if {
+	known_action
+	count(reasons) == 0
 }
+
+# METADATA
+# title: The actions that this policy decides
+known_action if {
+	input.action in {"model_inference", "model_fine_tuning", "teacher_export", "model_promotion", "model_rollback"}
+}
+
+# METADATA
+# title: Reason action_known
+reasons contains reason if {
+	not known_action
+	reason := {
+		"code": "action_known",
+		"message": "The action must be one that this policy decides.",
+	}
+}
+
+# METADATA
+# title: Actions that use event text
+uses_event_text if input.action in {"model_fine_tuning", "teacher_export"}
 
 # METADATA
 # title: The lane, where nothing proves the fast one

@@ -1,0 +1,54 @@
+# Everything a newcomer runs. Each target makes what it needs first; `make help` lists them.
+
+SHELL := /bin/bash
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+
+# Threads that spin while they wait for the next matrix product make the same work up to ten times slower on few cores.
+export OMP_WAIT_POLICY := passive
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-full up test lint types format venv constraints
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## the whole loop once, small: install, run, report (ARGS=--keep leaves it running)
+	@docker/install/system.sh demo
+	@docker/install/python.sh $(VENV) engine train embedded
+	$(BIN)/flywheel demo $(ARGS)
+
+demo-full: ## the whole loop on all prompts, where quality is judged
+	@docker/install/system.sh demo
+	@docker/install/python.sh $(VENV) engine train embedded
+	$(BIN)/flywheel demo --full $(ARGS)
+
+up: ## the embedded stack and all workers, for development
+	@docker/install/system.sh demo
+	@docker/install/python.sh $(VENV) engine train embedded
+	$(BIN)/flywheel up $(ARGS)
+
+test: ## all tests (ARGS='tests/unit -k name' for some; FLYWHEEL_REQUIRE_ALL=1 makes a skip a failure)
+	@docker/install/system.sh test
+	@docker/install/python.sh $(VENV) engine train embedded test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: venv ## style of Python and shell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@if command -v shellcheck >/dev/null; then shellcheck docker/install/*.sh .ci/run; \
+	else echo "shellcheck is not installed: shell scripts were not checked (apt-get install shellcheck)"; fi
+
+types: venv ## static types
+	$(BIN)/mypy
+
+format: venv ## rewrite Python in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+venv: ## the virtual environment with everything, as tests need it
+	@docker/install/python.sh $(VENV) engine train embedded test
+
+constraints: venv ## pin what is installed now into constraints.txt
+	@docker/install/pin.sh $(VENV)

@@ -1,0 +1,223 @@
+"""How an agent takes messages from Faust without ever losing one.
+
+An offset is acknowledged only once everything derived from its message is safe elsewhere. Faust's own batching
+(`stream.take`) acknowledges a batch when its generator closes, so also when the agent is cancelled in the middle of
+one; this loop therefore reads a stream without acknowledgements, gathers batches itself and acknowledges by hand.
+While one batch is being handled the next gathers, so batches grow with the load and add no waiting without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import faust
+
+from agents.routing.backoff import Backoff
+from agents.routing.message import InboundMessage
+
+log = logging.getLogger(__name__)
+
+
+class Handler(Protocol):
+    """Handles a batch; when it returns, everything derived from the batch is safe elsewhere."""
+
+    async def handle(self, messages: Sequence[InboundMessage]) -> object:
+        """Handle the messages, in the order of each partition. Handling them again must change nothing."""
+
+
+OpenHandler = Callable[[], AbstractAsyncContextManager[Handler]]
+"""Opens what a handler needs (clients, producers) in the running loop, and closes it on exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumeConfig:
+    """How the agent gathers batches.
+
+    Args:
+        batch_messages: at most so many messages in one batch.
+        batch_bytes: a batch is full once its values reach this size; also how much waits beside it in memory.
+        drain_timeout_s: at a stop, how long the batch in hand may take before it is left for redelivery.
+    """
+
+    batch_messages: int = 1000
+    batch_bytes: int = 2 * 1024 * 1024
+    drain_timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.batch_messages < 1 or self.batch_bytes < 1:
+            raise ValueError(f"batch_messages={self.batch_messages}, batch_bytes={self.batch_bytes}: both must be >= 1")
+
+
+def consume(
+    app: faust.App, name: str, topics: Sequence[str], open_handler: OpenHandler, config: ConsumeConfig | None = None
+) -> Any:
+    """Declare an agent on `app` that hands batches of raw messages to a handler. Nothing connects before the start."""
+    settings = config or ConsumeConfig()
+    topic = app.topic(
+        *topics, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", internal=False
+    )
+
+    async def agent(stream: Any) -> None:
+        await ConsumeLoop(app, stream.noack(), open_handler, settings, name).run()
+
+    return app.agent(topic, name=name)(agent)
+
+
+class Inbox:
+    """Events on their way from the stream to the loop, bounded by number and bytes: a full inbox holds Kafka back."""
+
+    def __init__(self, config: ConsumeConfig) -> None:
+        self._config = config
+        self._events: deque[Any] = deque()
+        self._bytes = 0
+        self._changed = asyncio.Event()
+        self.closed = False
+
+    async def put(self, event: Any) -> None:
+        """Add an event; waits while the inbox is full."""
+        while len(self._events) >= self._config.batch_messages or self._bytes >= self._config.batch_bytes:
+            await self._wait()
+        self._events.append(event)
+        self._bytes += _size(event)
+        self._changed.set()
+
+    async def take(self) -> list[Any]:
+        """Return what is there, at least one event and at most all that fits; an empty list once closed and empty."""
+        while not self._events:
+            if self.closed:
+                return []
+            await self._wait()
+        events, self._events = list(self._events), deque()
+        self._bytes = 0
+        self._changed.set()
+        return events
+
+    def close(self) -> None:
+        """No more events will come."""
+        self.closed = True
+        self._changed.set()
+
+    async def _wait(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+
+class ConsumeLoop:
+    """Reads, has handled and acknowledges, for as long as the worker runs.
+
+    Nothing but a stop ends it: whatever fails is tried again with back-off, for as long as it takes, since Faust
+    would acknowledge the events of an agent that raised.
+    """
+
+    def __init__(self, app: Any, stream: Any, open_handler: OpenHandler, config: ConsumeConfig, name: str) -> None:
+        self._name = name
+        self._app = app
+        self._stream = stream
+        self._open_handler = open_handler
+        self._config = config
+        self._inbox = Inbox(config)
+        self._batch: list[Any] = []
+
+    async def run(self) -> None:
+        """Run until the stream ends or the task is cancelled."""
+        reader = asyncio.create_task(self._read(), name=f"{self._name}-reader")
+        worker = asyncio.create_task(self._work(), name=f"{self._name}-worker")
+        stopper = asyncio.create_task(self._stop_when_overdue(worker), name=f"{self._name}-stopper")
+        tasks = (reader, worker, stopper)
+        try:
+            await asyncio.wait((reader, worker), return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            # References would keep Faust waiting for messages that are left for redelivery.
+            self._batch = []
+            self._inbox = Inbox(self._config)
+        for outcome in ended:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    async def _read(self) -> None:
+        try:
+            async for event in self._stream.events():
+                await self._inbox.put(event)
+        finally:
+            self._inbox.close()
+
+    async def _work(self) -> None:
+        """Keep a handler open and batches going through it; a broken one is closed and opened anew."""
+        backoff = Backoff()
+        while not (self._inbox.closed and not self._batch):
+            try:
+                async with self._open_handler() as handler:
+                    await self._handle_all(handler, backoff)
+            except Exception as error:
+                # The text of an unexpected error may quote an event: only its type is logged above debug level.
+                log.error(
+                    "%s is interrupted by %s and starts anew (attempt %d)",
+                    self._name,
+                    _name(error),
+                    backoff.attempts + 1,
+                )
+                log.debug("%s was interrupted", self._name, exc_info=error)
+                await backoff.wait()
+
+    async def _handle_all(self, handler: Handler, backoff: Backoff) -> None:
+        while True:
+            if not self._batch:
+                self._batch = await self._inbox.take()
+                if not self._batch:
+                    return
+            # A rebalance leaves older messages behind; whoever owns their partitions now fetches them again.
+            current = [event for event in self._batch if self._is_current(event)]
+            if current:
+                await handler.handle([to_inbound(event) for event in current])
+                for event in current:
+                    await self._stream.ack(event)
+            self._batch = []
+            backoff.attempts = 0
+
+    def _is_current(self, event: Any) -> bool:
+        generation = event.message.generation_id
+        return generation is None or generation == self._app.consumer_generation_id
+
+    async def _stop_when_overdue(self, worker: asyncio.Task[None]) -> None:
+        await self._app.wait_until_stopped()
+        await asyncio.wait((worker,), timeout=self._config.drain_timeout_s)
+        if not worker.done() and self._batch:
+            log.warning("%s: %d messages are left uncommitted at the stop", self._name, len(self._batch))
+        worker.cancel()
+
+
+def to_inbound(event: Any) -> InboundMessage:
+    """Return a Faust event's message as handlers take it."""
+    message = event.message
+    return InboundMessage(
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        value=message.value,
+        key=message.key,
+        headers=_headers(message.headers),
+    )
+
+
+def _headers(headers: Mapping[str, bytes] | Sequence[tuple[str, bytes]] | None) -> dict[str, bytes]:
+    if not headers:
+        return {}
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return {name.lower(): value for name, value in pairs if value is not None}
+
+
+def _size(event: Any) -> int:
+    return len(event.message.value or b"")
+
+
+def _name(error: Exception) -> str:
+    return type(error).__name__

@@ -1,0 +1,51 @@
+"""The training agent: cycle records wake the runner, which works from SQL."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import faust
+
+from agents.consume import Handler, consume
+from agents.routing.message import InboundMessage
+from agents.training.context import StageContext
+from agents.training.runner import CycleRunner
+from app.topics import CYCLES
+
+logger = logging.getLogger(__name__)
+
+OpenContext = Callable[[], AbstractAsyncContextManager[StageContext]]
+
+
+class Waker:
+    """A record is acknowledged at once: the row it speaks of exists already, and waiting cycles run from SQL."""
+
+    def __init__(self, runner: CycleRunner) -> None:
+        self.runner = runner
+
+    async def handle(self, messages: Sequence[InboundMessage]) -> None:
+        """Wake the runner."""
+        if messages:
+            self.runner.wake()
+
+
+def register(app: faust.App, open_context: OpenContext) -> None:
+    """Declare the agent on `app`. Nothing connects before the worker starts."""
+
+    @asynccontextmanager
+    async def open_handler() -> AsyncIterator[Handler]:
+        async with open_context() as context:
+            runner = CycleRunner(context)
+            task = asyncio.create_task(runner.run(), name="cycle-runner")
+            try:
+                yield Waker(runner)
+            finally:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    consume(app, "training", (CYCLES.name,), open_handler)

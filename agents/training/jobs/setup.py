@@ -1,0 +1,127 @@
+"""What every job begins with: its configuration, the store, the constitution, the student."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.curation.manifest import keyed
+from agents.training.config import CycleConfig, StudentConfig
+from agents.training.ml.base_model import load_model, locate_model, pick_device
+from agents.training.ml.chat import render_chat
+from agents.training.ml.generate import GenerationParams, GenerationRequest, Generator
+from app.store import Database
+from app.telemetry.logs import set_up_logging
+from models.evaluation_api import Evaluation
+from policies.clients.policy_client import PolicyEngineClient
+from policies.constitution import Constitution, load_constitution
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job's configuration and stores."""
+
+    config: CycleConfig
+    cycle_id: str
+    database: Database
+    constitution: Constitution
+
+    @property
+    def directory(self) -> Path:
+        """Where this cycle's files lie."""
+        return self.config.directory(self.cycle_id)
+
+    def seed(self, purpose: str, name: str) -> bytes:
+        """The random stream of one example for one purpose: keyed, so nobody can foretell it from the text."""
+        return keyed(self.config.digest_key.encode(), f"stream\x1f{self.cycle_id}\x1f{purpose}", name)
+
+
+def open_job(specification: dict[str, Any]) -> Job:
+    """Set a job up from the specification its parent sent."""
+    set_up_logging("training-job")
+    config = CycleConfig.model_validate(specification["config"])
+    torch.set_num_threads(config.student.threads)
+    return Job(
+        config=config,
+        cycle_id=specification["cycle_id"],
+        database=Database(config.database_url),
+        constitution=load_constitution(config.constitution_path),
+    )
+
+
+@dataclass(slots=True)
+class Student:
+    """A loaded model that answers prompts."""
+
+    model: Any
+    tokenizer: Any
+    path: Path
+    device: torch.device
+    config: StudentConfig
+
+    def generator(self, model: Any | None = None) -> Generator:
+        """A batched generator over this model, or over `model` with the same tokenizer."""
+        return Generator(model or self.model, self.tokenizer, self.device, batch_size=self.config.batch_size)
+
+    def request(
+        self, key: str, messages: Sequence[dict[str, str]], seed: bytes, prefill: str = ""
+    ) -> GenerationRequest:
+        """One prompt, rendered by the model's own chat template."""
+        ids = render_chat(
+            self.tokenizer,
+            messages,
+            prefill,
+            system=self.config.system_message,
+            max_tokens=self.config.prompt_tokens,
+        )
+        return GenerationRequest(key, tuple(ids), seed)
+
+    def params(self, max_new_tokens: int) -> GenerationParams:
+        """The configured sampling; temperature 0 is greedy."""
+        warm = self.config.temperature > 0
+        return GenerationParams(
+            max_new_tokens=max_new_tokens,
+            do_sample=warm,
+            temperature=self.config.temperature if warm else 1.0,
+        )
+
+
+def load_student(config: StudentConfig) -> Student:
+    """Load the base model; raises `agents.training.ml.base_model.ModelUnavailableError`."""
+    path = locate_model(config.base_model, config.model_cache)
+    device = pick_device(config.device)  # type: ignore[arg-type]  # settings hold it to the three names
+    model, tokenizer = load_model(path, getattr(torch, config.dtype), device)
+    return Student(model, tokenizer, path, device, config)
+
+
+def judge(job: Job, items: Sequence[tuple[str, str, int]]) -> list[Evaluation]:
+    """The policy engine's verdicts on (prompt, answer, iteration), in order; raises `PolicyEngineUnavailable`."""
+
+    async def ask() -> list[Evaluation]:
+        engine = job.config.policy_engine
+        client = PolicyEngineClient(
+            engine.url,
+            job.config.constitutional_hash,
+            job.config.compliance_threshold,
+            token=engine.token,
+            timeout_s=max(engine.timeout_s, 60.0),
+        )
+        async with client:
+            return await client.evaluate_many(
+                [
+                    (answer, {"prompt": prompt, "iteration": iteration, "type": "training"})
+                    for prompt, answer, iteration in items
+                ],
+            )
+
+    return asyncio.run(ask())
+
+
+def is_compliant(job: Job, verdict: Evaluation) -> bool:
+    """The client's rule: allowed, and as sure as the threshold asks."""
+    return verdict.allow and verdict.confidence_score >= job.config.compliance_threshold

@@ -1,0 +1,193 @@
+"""DP LoRA fine-tuning of a cycle: each step is reserved in the domain's ledger before it runs, checkpointed after."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from agents.training.child import JobChannel
+from agents.training.jobs.setup import Job, Student, load_student, open_job
+from agents.training.ml.accounting import BudgetExhaustedError, Phase, epsilon_of
+from agents.training.ml.chat import encode_target, render_chat
+from agents.training.ml.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from agents.training.ml.dp import PrivateTrainer
+from agents.training.ml.lora import (
+    LoraSpec,
+    adapter_digest,
+    adapter_state,
+    attach_adapter,
+    save_adapter,
+    weights_moved,
+)
+from agents.training.ml.loss import TrainExample
+from agents.training.ml.plan import DpPlan
+from agents.training.planning import cost_of
+from agents.training.public import public_pairs
+from agents.training.statement import privacy_statement
+from app.store import cycles, examples, ledger, revisions
+from app.store.database import utc_now
+from app.store.leases import Lease
+from models.cycle import Cycle, TrainingPlan
+from models.privacy import LedgerEntry
+
+
+class AdapterUnchanged(RuntimeError):
+    """Training ended and left tensors as they were, or not finite: such an adapter is not to be used."""
+
+
+def main(specification: dict[str, Any], channel: JobChannel) -> dict[str, Any]:
+    """Train (or go on training) the cycle's adapter; returns its path, digest, privacy statement and figures."""
+    job = open_job(specification)
+    lease = Lease(**specification["lease"])
+    with job.database.read() as connection:
+        cycle = cycles.get(connection, job.cycle_id)
+    if cycle is None or cycle.plan is None:
+        raise RuntimeError(f"cycle {job.cycle_id} has no plan to train by")
+    plan = cycle.plan
+    student = load_student(job.config.student)
+    data, n_private = _training_set(job, student, cycle)
+    started = time.monotonic()
+    adapter = job.directory / "adapter"
+    if not (adapter / "adapter_config.json").exists():
+        _train(job, student, cycle, plan, lease, data, channel)
+    statement = privacy_statement(job.config, job.database, cycle, n_private, len(data) - n_private)
+    return {
+        "path": str(adapter),
+        "digest": adapter_digest(adapter),
+        "base_model": plan.base_model,
+        "statement": statement.model_dump(mode="json"),
+        "training": {
+            "seconds": round(time.monotonic() - started, 2),
+            "steps": plan.steps,
+            "examples": n_private,
+            "public": len(data) - n_private,
+        },
+    }
+
+
+def _train(
+    job: Job,
+    student: Student,
+    cycle: Cycle,
+    plan: TrainingPlan,
+    lease: Lease,
+    data: list[TrainExample],
+    channel: JobChannel,
+) -> None:
+    config = job.config
+    # The initial weights precede all data; a seed of the cycle's id makes a resumed job start from the same ones.
+    seed = int.from_bytes(job.seed("adapter", "initial")[:4], "big")
+    spec = LoraSpec(plan.lora_rank, plan.lora_alpha, plan.lora_dropout, plan.target_modules)
+    model = attach_adapter(student.model, spec, seed=seed)
+    before = adapter_state(model)
+    checkpoints = job.directory / "checkpoints"
+    latest = latest_checkpoint(checkpoints)
+    done = int(latest.name.removeprefix("step-")) if latest else 0
+    noise = _noise(job, cycle, plan, plan.steps - done) if done < plan.steps else None
+    trainer = PrivateTrainer(
+        model,
+        data,
+        _dp_plan(job, plan, noise),
+        pad_id=int(student.tokenizer.pad_token_id),
+        before_step=lambda _: _reserve(job, cycle, plan, noise or 0.0, lease),
+        seed=config.privacy.fixed_seed,
+    )
+    if latest is not None:
+        load_checkpoint(trainer, latest)
+    channel.progress(done=done, total=plan.steps)
+    while noise is not None and not trainer.finished:
+        report = trainer.step()
+        save_checkpoint(trainer, checkpoints)
+        channel.progress(
+            done=trainer.step_index,
+            total=plan.steps,
+            tokens_per_s=round(report.tokens / max(report.seconds, 1e-9), 1),
+            epsilon=round(_spent(job, cycle, plan), 3),
+        )
+    trainer.close()
+    shift = weights_moved(before, adapter_state(model))
+    if not shift.moved:
+        raise AdapterUnchanged(
+            f"{shift.unmoved} of {shift.tensors} adapter tensors did not move and {shift.not_finite} are not finite: "
+            "the adapter is not saved; check learning rate and data",
+        )
+    save_adapter(model, job.directory / "adapter", base_name=plan.base_model)
+
+
+def _dp_plan(job: Job, plan: TrainingPlan, noise: float | None) -> DpPlan:
+    return DpPlan(
+        sample_rate=plan.sample_rate,
+        steps=plan.steps,
+        noise_multiplier=noise or 1.0,
+        max_grad_norm=plan.max_grad_norm,
+        delta=plan.delta,
+        micro_batch=job.config.tuning.micro_batch,
+        learning_rate=plan.learning_rate,
+    )
+
+
+def _noise(job: Job, cycle: Cycle, plan: TrainingPlan, remaining: int) -> float | None:
+    """The noise of the remaining steps, solved over the whole ledger; None when nothing fits any more.
+
+    After a crash the ledger may hold steps that never ran, so less is left than the plan foresaw: more noise pays
+    for it. When nothing fits, a cycle that has trained some steps ends at its last checkpoint.
+    """
+    with job.database.read() as connection:
+        history = ledger.phases(connection, cycle.domain)
+    try:
+        return cost_of(plan, history, remaining).noise_multiplier
+    except BudgetExhaustedError:
+        if remaining < plan.steps:
+            return None
+        raise
+
+
+def _reserve(job: Job, cycle: Cycle, plan: TrainingPlan, noise: float, lease: Lease) -> None:
+    entry = LedgerEntry(
+        domain=cycle.domain,
+        cohort=0,
+        cycle_id=cycle.cycle_id,
+        model_id=cycle.model_id,
+        noise_multiplier=noise,
+        sample_rate=plan.sample_rate,
+        steps=1,
+        fence=lease.fence,
+        created_at=utc_now(),
+    )
+    with job.database.write() as connection:
+        ledger.reserve(connection, entry, lease)
+
+
+def _spent(job: Job, cycle: Cycle, plan: TrainingPlan) -> float:
+    with job.database.read() as connection:
+        history = ledger.phases(connection, cycle.domain)
+    return epsilon_of([Phase(*phase) for phase in history], plan.delta)
+
+
+def _training_set(job: Job, student: Student, cycle: Cycle) -> tuple[list[TrainExample], int]:
+    """Private examples in the order of their ids, then the public ones; and how many are private."""
+    with job.database.read() as connection:
+        finished = revisions.finished(connection, cycle.cycle_id)
+        used = sorted(name for name, row in finished.items() if row.compliant)
+        stored = examples.get(connection, used)
+    pairs = [(stored[name].prompt, finished[name].target) for name in used if stored[name].prompt]
+    n_private = len(pairs)
+    public = public_pairs(job.constitution, job.config.evaluation.public_share, for_training=True)
+    pairs += [(pair.prompt, pair.answer) for pair in public[: round(n_private * job.config.benign_ratio)]]
+    return [_example(job, student, prompt, target) for prompt, target in pairs], n_private
+
+
+def _example(job: Job, student: Student, prompt: str, target: str) -> TrainExample:
+    limit = job.config.tuning.max_tokens
+    target_ids = encode_target(student.tokenizer, target)[: limit // 2]
+    prompt_ids = render_chat(
+        student.tokenizer,
+        [{"role": "user", "content": prompt}],
+        system=job.config.student.system_message,
+        max_tokens=limit - len(target_ids),
+    )
+    return TrainExample(tuple(prompt_ids), tuple(target_ids))
+
+
+if __name__ == "__main__":
+    JobChannel().run(main)

@@ -1,0 +1,39 @@
+"""How commands report: a table for people, `--json` for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def emit(rows: Sequence[Mapping[str, Any]] | Mapping[str, Any], as_json: bool) -> None:
+    """Print one mapping or a list of them."""
+    if as_json:
+        typer.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2, default=str).decode())
+        return
+    console = Console()
+    if isinstance(rows, Mapping):
+        table = Table(show_header=False)
+        for name, value in rows.items():
+            table.add_row(name, _shown(value))
+    else:
+        if not rows:
+            console.print("nothing to show")
+            return
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*[_shown(value) for value in row.values()])
+    console.print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping | list | tuple):
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode()
+    return "" if value is None else str(value)

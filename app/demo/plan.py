@@ -1,0 +1,69 @@
+"""How large a demo is, and the settings it runs with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.embedded.stack import BrokerKind
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the command line asked for."""
+
+    broker: BrokerKind
+    full: bool
+    keep: bool
+    seed: int
+    prompts: Path | None
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSize:
+    """How many prompts of each kind, and how long everything takes."""
+
+    harmful: int
+    benign: int
+    held_out: int
+    epochs: int
+    new_tokens: int
+    min_examples: int
+    batch_size: int
+
+    @classmethod
+    def of(cls, full: bool) -> DemoSize:
+        """The short demo, or all authored prompts."""
+        if full:
+            return cls(10_000, 10_000, 10_000, epochs=10, new_tokens=48, min_examples=96, batch_size=128)
+        return cls(190, 40, 40, epochs=3, new_tokens=32, min_examples=48, batch_size=64)
+
+
+def demo_changes(size: DemoSize, suite: Path) -> dict[str, dict[str, Any]]:
+    """What the demo changes in the settings, section by section. All else is the specification's default."""
+    return {
+        "kafka": {"linger_ms": 20},
+        "curation": {
+            "min_examples": size.min_examples,
+            "settle_s": 3.0,
+            "cooldown_s": 0.0,
+            # The demo's held-out prompts are of other topics than the training ones; the file says which.
+            "held_out_share": 0.0,
+        },
+        "generation": {"max_new_tokens": size.new_tokens, "prompt_tokens": 256},
+        "revision": {"max_new_tokens": size.new_tokens},
+        "evaluation": {"suites": (suite,), "max_new_tokens": size.new_tokens},
+        "training": {
+            "epochs": size.epochs,
+            "batch_size": size.batch_size,
+            "max_tokens": 256,
+            "poll_s": 0.3,
+        },
+        "privacy": {"cycle_targets": (8.0,)},
+        # One cycle may spend the whole budget here, and nobody sits by to approve it.
+        "gate": {"bounds": {"fast_lane_epsilon": 8.0}},
+        "monitoring": {"interval_s": 5.0},
+        "log": {"format": "json"},
+    }

@@ -1,0 +1,63 @@
+"""`create_app`: a Faust app for one role. Nothing connects at import or here; that happens when the worker starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.contrib.asgi import serve_asgi
+
+from app.kafka import ensure_topics
+from app.roles import Role, web_port
+from app.settings import Settings
+from app.web.api import create_web
+from app.workers import WORKERS, WorkerState
+
+
+class FlywheelApp(faust.App):
+    """A Faust app that has its topics before it subscribes to them."""
+
+    flywheel_settings: Settings
+    flywheel_role: Role
+
+    async def on_first_start(self) -> None:
+        """Create the registry's missing topics; raises `app.kafka.TopicsNotReady`."""
+        if self.flywheel_settings.kafka.declare_topics:
+            await ensure_topics(self.flywheel_settings)
+        self.conf.datadir.mkdir(parents=True, exist_ok=True)
+        await super().on_first_start()
+
+
+def create_app(settings: Settings, role: Role) -> FlywheelApp:
+    """The worker of a role: its agents, its web server, its consumer group."""
+    kafka = settings.kafka
+    app = FlywheelApp(
+        f"{kafka.group_prefix}-{role.value}",
+        broker=[f"kafka://{server.strip()}" for server in kafka.bootstrap_servers.split(",")],
+        store="memory://",
+        datadir=str(Path(settings.data_dir) / "faust" / role.value),
+        autodiscover=False,
+        # Topics come from our registry; Faust declares none, and needs no leader election.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=8 * 1024 * 1024,
+        # A killed worker blocks its partitions for this long.
+        broker_session_timeout=kafka.session_timeout_s,
+        broker_heartbeat_interval=kafka.session_timeout_s / 4,
+        broker_commit_interval=1.0,
+        stream_buffer_maxsize=1024,
+        web_enabled=True,
+        worker_redirect_stdouts=False,
+    )
+    if role is Role.MONITOR:
+        # It reads no topic, and Faust cannot subscribe to none.
+        app.boot_strategy.enable_kafka = False
+    app.flywheel_settings = settings
+    app.flywheel_role = role
+    state = WorkerState(settings, role)
+    WORKERS[role](app, settings, state)
+    web: Any = create_web(settings, role, state)
+    serve_asgi(app, web, host=settings.web.host, port=web_port(settings, role), access_log=False, log_config=None)
+    return app

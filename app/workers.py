@@ -1,0 +1,237 @@
+"""What each role's worker is made of: its agents, with everything they need opened in the worker's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import faust
+import redis.asyncio as redis
+from prometheus_client import CollectorRegistry
+
+from agents.consume import Handler
+from agents.curation.agent import CurationHandler
+from agents.curation.agent import register as register_curation
+from agents.curation.curator import Curator
+from agents.monitoring.agent import register as register_monitoring
+from agents.monitoring.metrics import FlywheelMetrics, PrivacyReading
+from agents.monitoring.monitor import MonitoringConfig, open_monitor
+from agents.routing.agent import register as register_routing
+from agents.routing.bounds import DecodeLimits
+from agents.routing.classify import RoutingRules
+from agents.routing.counters import Counters
+from agents.routing.dedup import Claims
+from agents.routing.pipeline import Pipeline
+from agents.routing.publish import Publisher
+from agents.training.agent import register as register_training
+from agents.training.context import StageContext
+from app import wiring
+from app.kafka import make_producer
+from app.relay import OutboxRelay
+from app.roles import Role
+from app.settings import Settings
+from app.store import Database, budget, cursors, overview
+from app.telemetry.metrics import CurationCollector, RoutingCollector, StoreCollector, new_registry
+from models.event import Classification
+from policies.constitution import load_constitution
+from policies.gate import OpaConfig, OpaEngine, PolicyEngine, RegopyEngine
+
+
+class WorkerState:
+    """What a worker's web server may show: its counters and its registry."""
+
+    def __init__(self, settings: Settings, role: Role) -> None:
+        self.settings = settings
+        self.role = role
+        self.registry: CollectorRegistry = new_registry()
+        self.snapshots: dict[str, Callable[[], Mapping[str, Any]]] = {}
+        self._database: Database | None = None
+
+    @property
+    def database(self) -> Database:
+        """The store, opened and migrated when first asked for."""
+        if self._database is None:
+            self._database = wiring.open_database(self.settings)
+        return self._database
+
+    def store_counts(self) -> Mapping[str, Any]:
+        """Counts over the store."""
+        with self.database.read() as connection:
+            return overview.counts(connection)
+
+
+def add_routing(app: faust.App, settings: Settings, state: WorkerState) -> None:
+    """`route`: the routing agent over Redis and an idempotent producer."""
+    counters = Counters()
+    state.snapshots["routing"] = counters.snapshot
+    state.registry.register(RoutingCollector(counters.snapshot))
+    routing = settings.routing
+    rules = RoutingRules(
+        constitutional_hash=settings.constitution.hash,
+        trigger_threshold=routing.trigger_threshold,
+        routine_threshold=routing.routine_threshold,
+        sample_rates={Classification.POLICY_EVALUATION: routing.policy_evaluation_sample_rate},
+        dedup_ttl_s=routing.dedup_window_s,
+    )
+    limits = DecodeLimits(
+        max_message_bytes=routing.max_message_bytes,
+        max_records=routing.max_records,
+        max_depth=routing.max_depth,
+        max_string_chars=routing.max_string,
+    )
+    scrub = wiring.scrubber(settings).scrub_event
+
+    @asynccontextmanager
+    async def open_pipeline() -> AsyncIterator[Pipeline]:
+        producer = make_producer(settings)
+        client = redis.Redis.from_url(settings.redis.url, socket_timeout=5.0, socket_connect_timeout=2.0)
+        await producer.start()
+        try:
+            claims = Claims(client, routing.dedup_window_s, routing.dedup_buckets)
+            yield Pipeline(
+                rules, limits, scrub, claims, Publisher(producer), counters, on_outage=routing.dedup_on_outage
+            )
+        finally:
+            await producer.stop()
+            await client.aclose()
+
+    register_routing(app, open_pipeline)
+
+
+def add_curation(app: faust.App, settings: Settings, state: WorkerState) -> None:
+    """`curate`: the curation agent and the outbox relay."""
+    curators: list[Curator] = []
+
+    def curator() -> Curator:
+        if not curators:
+            curators.append(Curator(state.database, wiring.count_trigger(settings)))
+        return curators[0]
+
+    state.snapshots["curation"] = lambda: dict(curators[0].counts) if curators else {}
+    state.registry.register(CurationCollector(state.snapshots["curation"]))
+    state.registry.register(StoreCollector(state.store_counts))
+
+    @asynccontextmanager
+    async def open_handler() -> AsyncIterator[Handler]:
+        yield CurationHandler(await asyncio.to_thread(curator))
+
+    register_curation(app, open_handler, curator)
+    _add_relay(app, settings, state)
+
+
+def add_training(app: faust.App, settings: Settings, state: WorkerState) -> None:
+    """`train`: the cycle runner and the outbox relay."""
+    state.registry.register(StoreCollector(state.store_counts))
+
+    @asynccontextmanager
+    async def open_context() -> AsyncIterator[StageContext]:
+        database = await asyncio.to_thread(lambda: state.database)
+        constitution = load_constitution(settings.constitution.path)
+        bundle = wiring.policy_bundle(settings, list(constitution.high_severity_codes))
+        config = wiring.cycle_config(settings)
+        gate: PolicyEngine = (
+            OpaEngine(OpaConfig(settings.gate.opa_url, timeout_seconds=settings.gate.timeout_s))
+            if settings.gate.opa_url
+            else RegopyEngine(bundle)
+        )
+        probe = wiring.Probe(settings)
+        audit = wiring.audit_client(settings)
+        has_pii = wiring.scrubber(settings, "detect").find
+        async with contextlib.AsyncExitStack() as stack:
+            for closing in (gate, probe, audit):
+                stack.push_async_callback(closing.aclose)
+            yield StageContext(
+                config=config,
+                database=database,
+                gate=gate,
+                audit=audit,
+                probe=probe,
+                approved_models=frozenset(bundle.data["model_registry"]),
+                has_pii=lambda text: bool(has_pii(text)),
+                public_training=wiring.public_training(settings, constitution),
+                constitution_digest=constitution.digest,
+                holder=wiring.holder_name("train"),
+            )
+
+    register_training(app, open_context)
+    _add_relay(app, settings, state)
+
+
+def add_monitoring(app: faust.App, settings: Settings, state: WorkerState) -> None:
+    """`monitor`: follows the engines and the privacy budget."""
+    metrics = FlywheelMetrics(state.registry)
+    config = MonitoringConfig(
+        policy_url=settings.policy_engine.url,
+        audit_url=settings.audit_engine.url,
+        policy_token=wiring.secret(settings.policy_engine.token),
+        audit_token=wiring.secret(settings.audit_engine.token),
+        interval_s=settings.monitoring.interval_s,
+        retry_interval_s=settings.monitoring.retry_interval_s,
+    )
+
+    async def read_privacy() -> list[PrivacyReading]:
+        def read() -> list[PrivacyReading]:
+            with state.database.read() as connection:
+                return [
+                    PrivacyReading(entry.model_id, entry.cycle_id, settings.privacy.epsilon - entry.epsilon)
+                    for entry in budget.spent(connection)
+                ]
+
+        return await asyncio.to_thread(read)
+
+    register_monitoring(app, lambda: open_monitor(config, SqlCursors(state), metrics, read_privacy))
+
+
+class SqlCursors:
+    """The monitor's positions, in the store."""
+
+    def __init__(self, state: WorkerState) -> None:
+        self._state = state
+
+    async def load(self, name: str) -> str | None:
+        """The position of a source."""
+
+        def load() -> str | None:
+            with self._state.database.read() as connection:
+                return cursors.load(connection, name)
+
+        return await asyncio.to_thread(load)
+
+    async def save(self, name: str, cursor: str) -> None:
+        """Keep the position of a source."""
+
+        def save() -> None:
+            with self._state.database.write() as connection:
+                cursors.save(connection, name, cursor)
+
+        await asyncio.to_thread(save)
+
+
+def _add_relay(app: faust.App, settings: Settings, state: WorkerState) -> None:
+    @app.task
+    async def relay() -> None:
+        database = await asyncio.to_thread(lambda: state.database)
+        producer = make_producer(settings, linger_ms=5)
+        audit = wiring.audit_client(settings)
+        outlet = wiring.AuditOutlet(audit, settings.constitution.hash)
+        await producer.start()
+        running = OutboxRelay(database, outlet, producer, wiring.holder_name(f"relay-{state.role}"))
+        try:
+            await running.run()
+        finally:
+            await running.close()
+            await producer.stop()
+            await audit.aclose()
+
+
+AddAgents = Callable[[faust.App, Settings, WorkerState], None]
+
+WORKERS: dict[Role, AddAgents] = {
+    Role.ROUTE: add_routing,
+    Role.CURATE: add_curation,
+    Role.TRAIN: add_training,
+    Role.MONITOR: add_monitoring,
+}

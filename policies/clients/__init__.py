@@ -1,0 +1,31 @@
+"""HTTP clients of the policy engine and the audit engine."""
+
+from policies.clients.audit_client import (
+    AuditClient,
+    AuditClientError,
+    AuditConflict,
+    AuditRefused,
+    AuditUnavailable,
+    SyncAuditClient,
+)
+from policies.clients.policy_client import (
+    VALIDATION_ERROR,
+    PolicyEngineClient,
+    PolicyEngineRefused,
+    PolicyEngineUnavailable,
+    is_compliant,
+)
+
+__all__ = [
+    "VALIDATION_ERROR",
+    "AuditClient",
+    "AuditClientError",
+    "AuditConflict",
+    "AuditRefused",
+    "AuditUnavailable",
+    "PolicyEngineClient",
+    "PolicyEngineRefused",
+    "PolicyEngineUnavailable",
+    "SyncAuditClient",
+    "is_compliant",
+]

@@ -1,0 +1,133 @@
+"""Checkpoints: a resumed run continues where it stopped, and only under its own plan."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("opacus")
+
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+from agents.training.ml.checkpoint import (  # noqa: E402
+    CheckpointError,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    state_of,
+)
+from agents.training.ml.dp import PrivateTrainer  # noqa: E402
+from agents.training.ml.lora import LoraSpec, adapter_state, attach_adapter  # noqa: E402
+from agents.training.ml.loss import TrainExample  # noqa: E402
+from agents.training.ml.plan import DpPlan  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+EXAMPLES = [TrainExample((5, 6, 7 + index), (20 + index, 21, 22)) for index in range(6)]
+PLAN = DpPlan(sample_rate=0.5, steps=5, noise_multiplier=1.0, learning_rate=0.01, micro_batch=2)
+
+
+def new_trainer(plan: DpPlan = PLAN, seed: int | None = 3, rank: int = 16) -> tuple[Any, PrivateTrainer]:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    model = attach_adapter(LlamaForCausalLM(config), LoraSpec(r=rank), seed=1)
+    return model, PrivateTrainer(model, EXAMPLES, plan, pad_id=2, seed=seed)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_resumed_run_ends_bit_equal_to_one_never_interrupted(
+    tmp_path: Path, optimizer: Literal["adam", "sgd"]
+) -> None:
+    plan = replace(PLAN, optimizer=optimizer)
+    whole_model, whole = new_trainer(plan)
+    for _ in range(plan.steps):
+        whole.step()
+
+    _, interrupted = new_trainer(plan)
+    for _ in range(2):
+        interrupted.step()
+    save_checkpoint(interrupted, tmp_path)
+
+    resumed_model, resumed = new_trainer(plan)
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    load_checkpoint(resumed, found)
+    assert resumed.step_index == 2
+    while not resumed.finished:
+        resumed.step()
+    expected, got = adapter_state(whole_model), adapter_state(resumed_model)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_the_newest_whole_checkpoint_counts_and_older_ones_go(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path / "none") is None
+    _, trainer = new_trainer()
+    for _ in range(4):
+        trainer.step()
+        save_checkpoint(trainer, tmp_path, keep=2)
+    (tmp_path / ".tmp-killed").mkdir()  # what a kill in the middle of writing leaves
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.name == "step-00000004"
+    assert sorted(entry.name for entry in tmp_path.glob("step-*")) == ["step-00000003", "step-00000004"]
+
+
+def test_noise_may_be_solved_anew_but_nothing_else_of_the_plan_may_change(tmp_path: Path) -> None:
+    _, trainer = new_trainer()
+    trainer.step()
+    saved = save_checkpoint(trainer, tmp_path)
+    _, louder = new_trainer(replace(PLAN, noise_multiplier=1.4, steps=4))
+    load_checkpoint(louder, saved)
+    assert louder.step_index == 1
+    _, other = new_trainer(replace(PLAN, sample_rate=0.9, learning_rate=1.0))
+    with pytest.raises(CheckpointError, match="learning_rate, sample_rate"):
+        load_checkpoint(other, saved)
+    _, wider = new_trainer(rank=8)
+    _, narrow = new_trainer(rank=8)
+    narrow.step()
+    load_checkpoint(wider, save_checkpoint(narrow, tmp_path / "narrow"))
+
+
+def test_a_run_stays_non_private_across_a_resume(tmp_path: Path) -> None:
+    _, seeded = new_trainer(seed=3)
+    seeded.step()
+    _, resumed = new_trainer(seed=None)
+    assert not resumed.non_private
+    load_checkpoint(resumed, save_checkpoint(seeded, tmp_path))
+    assert resumed.non_private
+
+
+def test_a_checkpoint_holds_no_random_state_and_no_pickle(tmp_path: Path) -> None:
+    _, trainer = new_trainer(seed=None)
+    trainer.step()
+    saved = save_checkpoint(trainer, tmp_path)
+    assert sorted(file.name for file in saved.iterdir()) == ["state.json", "state.safetensors"]
+    assert set(json.loads((saved / "state.json").read_text())) == {"format", "step", "plan", "non_private"}
+    assert {name.split(":")[0] for name in state_of(trainer).tensors} == {"weight", "state"}
+
+
+@pytest.mark.parametrize("damage", ["truncate", "format", "adapter"])
+def test_a_checkpoint_that_cannot_be_used_is_refused(tmp_path: Path, damage: str) -> None:
+    _, trainer = new_trainer()
+    trainer.step()
+    saved = save_checkpoint(trainer, tmp_path)
+    if damage == "truncate":
+        (saved / "state.safetensors").write_bytes(b"short")
+    elif damage == "format":
+        meta = json.loads((saved / "state.json").read_text())
+        (saved / "state.json").write_text(json.dumps({**meta, "format": 99}))
+    fresh_model, fresh = new_trainer()
+    if damage == "adapter":
+        fresh_model.requires_grad_(False)
+        next(p for n, p in fresh_model.named_parameters() if "lora_A" in n).requires_grad_(True)
+        fresh = PrivateTrainer.__new__(PrivateTrainer)
+        fresh.plan, fresh.trainable = trainer.plan, dict(list(trainer.trainable.items())[:1])
+    with pytest.raises(CheckpointError):
+        load_checkpoint(fresh, saved)
