@@ -51,9 +51,6 @@ def create_app(settings: Settings, role: Role) -> FlywheelApp:
         web_enabled=True,
         worker_redirect_stdouts=False,
     )
-    if role is Role.MONITOR:
-        # It reads no topic, and Faust cannot subscribe to none.
-        app.boot_strategy.enable_kafka = False
     app.flywheel_settings = settings
     app.flywheel_role = role
     state = WorkerState(settings, role)

@@ -21,12 +21,19 @@ class _Judged(_Record):
     context: dict[str, JsonValue] = Field(default_factory=dict)
     constitutional_hash: str
 
+    @field_validator("content", "constitutional_hash")
+    @classmethod
+    def _is_unicode(cls, text: str) -> str:
+        _check_unicode(text)
+        return text
+
     @field_validator("context")
     @classmethod
     def _prompt_is_text(cls, context: dict[str, JsonValue]) -> dict[str, JsonValue]:
         prompt = context.get("prompt")
         if prompt is not None and not isinstance(prompt, str):
             raise ValueError(f"context.prompt is {type(prompt).__name__}; send the request as text, or leave it out")
+        _check_unicode(prompt or "")
         return context
 
     @property
@@ -34,6 +41,14 @@ class _Judged(_Record):
         """The request that `content` answers; None when `content` is itself to be judged as a request."""
         prompt = self.context.get("prompt")
         return prompt if isinstance(prompt, str) and prompt.strip() else None
+
+
+def _check_unicode(text: str) -> None:
+    """Refuse half of a surrogate pair: JSON can carry one, and no text holds it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start} is a lone surrogate; send valid Unicode") from None
 
 
 class EvaluateRequest(_Judged):

@@ -23,11 +23,11 @@ def register(app: faust.App, deps_factory: DepsFactory, open_retry_s: float = OP
     """Have a worker run the monitor from its start to its stop.
 
     A task, not a Faust timer: after a failure a source is left alone for longer than after a success, each by itself.
-    An app that has no agents when this is called becomes one without a consumer: Faust's cannot subscribe to nothing
-    and would crash. On an app with agents, register those first.
+    An app that has no agents when this is called does without Kafka: Faust's consumer cannot subscribe to nothing and
+    would crash. On an app with agents, register those first.
     """
     if not app.agents:
-        app.producer_only = True
+        app.boot_strategy.enable_kafka = False
 
     async def monitor() -> None:
         await run_monitor(deps_factory, open_retry_s)

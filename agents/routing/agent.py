@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,12 +128,14 @@ class RoutingLoop:
             # The reader closes the inbox however it ends, and the worker ends once that is empty.
             await asyncio.wait((worker,))
         finally:
-            await _end(tasks)
+            for task in tasks:
+                task.cancel()
+            await _finish(tasks, 2 * self._config.drain_timeout_s)
             # References would keep Faust waiting for messages that are left for redelivery.
             self._batch = []
             self._inbox = Inbox(self._config)
         for task in tasks:
-            if not task.cancelled() and (error := task.exception()) is not None:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
     async def _read(self) -> None:
@@ -148,9 +150,9 @@ class RoutingLoop:
         backoff = Backoff()
         while not (self._inbox.closed and not self._batch):
             try:
-                async with self._deps_factory() as pipeline:
+                async with _closed_whole(self._deps_factory(), self._config.drain_timeout_s) as pipeline:
                     await self._route_all(pipeline, backoff)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - see the class: an agent that raised would lose its events
                 log.error(
                     "Routing is interrupted by %s and starts anew (attempt %d)", where(error), backoff.attempts + 1
                 )
@@ -183,17 +185,33 @@ class RoutingLoop:
         worker.cancel()
 
 
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait until they have ended, however often Faust cancels the one that waits.
+@asynccontextmanager
+async def _closed_whole(opened: AbstractAsyncContextManager[Pipeline], timeout_s: float) -> AsyncIterator[Pipeline]:
+    """Enter `opened`; on the way out let it close to the end even if this task is cancelled meanwhile."""
+    pipeline = await opened.__aenter__()
+    try:
+        yield pipeline
+    finally:
+        closing = asyncio.ensure_future(opened.__aexit__(None, None, None))
+        await _finish([closing], timeout_s)
+        if closing.done() and not closing.cancelled() and (error := closing.exception()) is not None:
+            log.warning("Closing the pipeline raised %s", where(error))
 
-    Faust cancels an agent more than once while it stops; without this the pipeline would not be closed.
+
+async def _finish(tasks: Sequence[asyncio.Future[Any]], timeout_s: float) -> None:
+    """Wait for tasks to end, for `timeout_s` at most, however often Faust cancels the one that waits.
+
+    Faust cancels an agent more than once while it stops; what is closed half leaves connections and records behind.
     """
     cancelled = False
-    for task in tasks:
-        task.cancel()
+    deadline = asyncio.get_running_loop().time() + timeout_s
     while not all(task.done() for task in tasks):
+        left = deadline - asyncio.get_running_loop().time()
+        if left <= 0:
+            log.warning("Closing took longer than %.0f s and is given up", timeout_s)
+            break
         try:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=left)
         except asyncio.CancelledError:
             cancelled = True
     if cancelled:

@@ -141,8 +141,8 @@ def print_result(result: dict[str, Any], report: Path, *, as_json: bool) -> None
     if result.get("cost"):
         cost = result["cost"]
         console.print(
-            f"cost: {cost['student_per_million']:.3f} $ per million tokens against "
-            f"{cost['teacher_per_million']:g} $ for the teacher ({cost['saving']:.1%} less at {cost['student_tokens_per_s']} tokens/s on this machine); "
+            f"cost: {cost['student_per_million']:.3f} $ per million tokens against {cost['teacher_per_million']:g} $ "
+            f"for the teacher, {cost['saving']:.1%} less, at {cost['student_tokens_per_s']} tokens/s on this machine; "
             f"the cycle itself {cost['cycle_cost']:.4f} $"
         )
     cycle = result["cycle"]

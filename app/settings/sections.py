@@ -32,7 +32,7 @@ class PolicyEngineSettings(Section):
     port: int = Field(8001, ge=0, le=65535)
     token: SecretStr | None = None
     timeout_s: float = Field(10.0, gt=0)
-    threads: int = Field(2, ge=1)
+    threads: int = Field(1, ge=1, description="of torch; on shared cores more of them take longer")
 
 
 class AuditEngineSettings(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,10 +26,14 @@ class Encoder(Protocol):
         """Vectors of shape (n, width), in the order of the texts."""
 
 
-# The encoder sees some hundred tokens at a time. A long request is looked at through windows, head and tail
-# included, and the worst one counts, so that harm cannot hide behind a long preamble.
-WINDOW_WORDS = 80
+# The encoder sees some hundred tokens at a time, and one sentence of harm hardly moves the mean over many of
+# talk. A long request is therefore looked at through windows, its first and last sentence and its questions as
+# well as evenly spread stretches, and the worst one counts.
+WINDOW_WORDS = 60
 MAX_WINDOWS = 6
+MAX_SENTENCES = 6
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +57,18 @@ class AuthoredReport:
 
 
 def windows(text: str) -> list[str]:
-    """The text itself if short, else at most MAX_WINDOWS windows of WINDOW_WORDS words, evenly spread."""
+    """The text itself if it has at most WINDOW_WORDS words; else at most MAX_WINDOWS stretches of as many words,
+    evenly spread from head to tail, and at most MAX_SENTENCES sentences: the last, the first, then questions."""
     words = text.split()
     if len(words) <= WINDOW_WORDS:
         return [text]
     count = min(MAX_WINDOWS, -(-len(words) // WINDOW_WORDS))
     last = len(words) - WINDOW_WORDS
     starts = [round(last * index / (count - 1)) for index in range(count)]
-    return [" ".join(words[start : start + WINDOW_WORDS]) for start in starts]
+    stretches = [" ".join(words[start : start + WINDOW_WORDS]) for start in starts]
+    sentences = [part for part in _SENTENCE_END.split(text) if len(part.split()) <= WINDOW_WORDS]
+    chosen = [*sentences[-1:], *sentences[:1], *(part for part in reversed(sentences) if part.endswith("?"))]
+    return list(dict.fromkeys(stretches + list(dict.fromkeys(chosen))[:MAX_SENTENCES]))
 
 
 class PolicyEvaluator:

@@ -9,6 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.evaluation_api import ErrorResponse
 
+_DRAIN_FACTOR = 4
+
 
 def error_response(status: int, error: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """An error in the engine's form."""
@@ -16,9 +18,11 @@ def error_response(status: int, error: str, detail: str, headers: dict[str, str]
 
 
 class BodyLimit:
-    """Answers 413 to a request whose body is larger than `max_bytes`, declared or streamed.
+    """Answers 413 to a request whose body is larger than `max_bytes`, whatever length it declares.
 
-    A body is read here as far as the limit and handed on whole, so nothing larger reaches the parser.
+    A body is gathered here as far as the limit and handed on whole, so nothing larger reaches the parser. What
+    comes beyond is read and dropped for a while: a client that is still sending when the connection closes
+    would see a broken connection instead of the answer.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -29,21 +33,21 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] not in {"POST", "PUT", "PATCH"}:
             await self._app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._max_bytes:
-            await self._refuse(scope, receive, send)
-            return
         body = bytearray()
-        while True:
+        received, more = 0, True
+        while more:
             message = await receive()
             if message["type"] != "http.request":
                 return  # the client has gone
-            body += message.get("body", b"")
-            if len(body) > self._max_bytes:
-                await self._refuse(scope, receive, send)
-                return
-            if not message.get("more_body", False):
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+            received += len(chunk)
+            if received <= self._max_bytes:
+                body += chunk
+            elif received > _DRAIN_FACTOR * self._max_bytes:
                 break
+        if received > self._max_bytes:
+            await self._refuse(scope, receive, send)
+            return
         pending: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def replay() -> Message:

@@ -48,4 +48,7 @@ class RecentEvaluations:
 
 
 def _label(value: JsonValue) -> str:
-    return value.strip()[:_LABEL_CHARS] if isinstance(value, str) and value.strip() else "unknown"
+    if not isinstance(value, str) or not value.strip():
+        return "unknown"
+    # JSON may carry half of a surrogate pair, which no reply could be encoded with.
+    return value.strip()[:_LABEL_CHARS].encode("utf-8", "replace").decode()

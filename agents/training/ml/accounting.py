@@ -20,8 +20,8 @@ from opacus.accountants import create_accountant
 Mechanism = Literal["prv", "rdp"]
 
 # Noise multipliers are given to this step, rounded up; beyond the largest one a run learns nothing.
-NOISE_RESOLUTION: Final = 1e-4
-LARGEST_NOISE: Final = 1e4
+NOISE_RESOLUTION: Final = 1e-3
+LARGEST_NOISE: Final = 100.0
 
 # Opacus lays its grid out over all of epsilon: with next to no noise it takes minutes and all memory.
 _EPSILON_ERROR: Final = 0.01
@@ -89,7 +89,7 @@ def epsilon_of(history: Sequence[Phase], delta: float, mechanism: Mechanism = "p
 def solve_noise_multiplier(
     history: Sequence[Phase], sample_rate: float, steps: int, target_epsilon: float, delta: float
 ) -> float:
-    """The least noise multiplier, to 1e-4 and rounded up, with which ``history`` and then ``steps`` steps at
+    """The least noise multiplier, to 1e-3 and rounded up, with which ``history`` and then ``steps`` steps at
     ``sample_rate`` stay within ``target_epsilon``.
 
     Opacus' own helper knows no history. Raises ``BudgetExhaustedError``, and ``ValueError`` for no steps.
@@ -100,30 +100,45 @@ def solve_noise_multiplier(
     if spent >= target_epsilon:
         raise BudgetExhaustedError(spent, target_epsilon, "nothing is left")
 
-    def fits(units: int) -> bool:
+    def excess(units: int) -> float:
+        """Log of epsilon over the target: at most 0 where that much noise fits."""
         phase = Phase(units * NOISE_RESOLUTION, sample_rate, steps)
-        return epsilon_of([*history, phase], delta) <= target_epsilon
+        return math.log(epsilon_of([*history, phase], delta) / target_epsilon)
 
-    def surely_fits(units: int) -> bool:
-        phase = Phase(units * NOISE_RESOLUTION, sample_rate, steps)
-        return epsilon_of([*history, phase], delta, "rdp") <= target_epsilon
+    high = low = round(1 / NOISE_RESOLUTION)
+    above = below = excess(high)
+    while above > 0:
+        low, below = high, above
+        high *= 2
+        if high * NOISE_RESOLUTION > LARGEST_NOISE:
+            raise BudgetExhaustedError(spent, target_epsilon, f"and no noise fits {steps} steps into the rest")
+        above = excess(high)
+    while below <= 0 and low > 1:
+        high, above = low, below
+        low //= 2
+        below = excess(low)
+    return _least_fit(excess, low, below, high, above) * NOISE_RESOLUTION
 
-    # RDP is a hundred times faster and its answer a few percent above PRV's: it brackets the slow search.
-    largest = round(LARGEST_NOISE / NOISE_RESOLUTION)
-    high = _least(surely_fits, 0, largest) if surely_fits(largest) else largest
-    if not fits(high):
-        raise BudgetExhaustedError(spent, target_epsilon, f"and no noise fits {steps} steps into the rest")
-    width = max(1, high // 16)
-    while high - width > 0 and fits(high - width):
-        high, width = high - width, 2 * width
-    return _least(fits, max(0, high - width), high) * NOISE_RESOLUTION
 
+def _least_fit(excess: Callable[[int], float], low: int, below: float, high: int, above: float) -> int:
+    """The least number in ``(low, high]`` whose excess is not positive, knowing the excess at both ends.
 
-def _least(fits: Callable[[int], bool], low: int, high: int) -> int:
-    """The least number in ``(low, high]`` that fits, given that ``high`` does and ``low`` does not."""
+    An evaluation costs tenths of a second, so the next number to try is interpolated (epsilon is close to a
+    power of the noise); every other try halves the interval, which bounds their number.
+    """
+    interpolate = True
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
+        if interpolate and above < below < math.inf:
+            share = below / (below - above)
+            middle = round(low * (high / low) ** share)
+        middle = min(max(middle, low + 1), high - 1)
+        interpolate = not interpolate or high - low < 8
+        found = excess(middle)
+        if found <= 0:
+            high, above = middle, found
+        else:
+            low, below = middle, found
     return high
 
 
@@ -139,16 +154,22 @@ def _merged(history: Sequence[Phase]) -> list[Phase]:
 
 def _prv(phases: Sequence[Phase], delta: float) -> float | None:
     """Epsilon by PRV; None where its numerics fail, which they do for very little noise."""
-    loose = _epsilon("rdp", phases, delta)
     # Grid spacing of Gopi et al., section 5, as Opacus chooses it (delta error: a thousandth of delta).
     spacing = _EPSILON_ERROR / math.sqrt(sum(phase.steps for phase in phases) * math.log(12e3 / delta) / 2)
-    if not 2 * loose / spacing <= _LARGEST_GRID:
+    widest = _LARGEST_GRID * spacing / 2
+    if _unsampled_epsilon(phases, delta) > widest and not _epsilon("rdp", phases, delta) <= widest:
         return None
     try:
         epsilon = _epsilon("prv", phases, delta)
     except (RuntimeError, ValueError, ArithmeticError, MemoryError):
         return None
     return epsilon if math.isfinite(epsilon) and epsilon >= 0 else None
+
+
+def _unsampled_epsilon(phases: Sequence[Phase], delta: float) -> float:
+    """A bound that costs nothing to compute: the phases without sampling, as zCDP (Bun and Steinke 2016)."""
+    rho = sum(phase.steps / (2 * phase.noise_multiplier**2) for phase in phases)
+    return rho + 2 * math.sqrt(rho * math.log(1 / delta))
 
 
 def _epsilon(mechanism: Mechanism, phases: Sequence[Phase], delta: float) -> float:

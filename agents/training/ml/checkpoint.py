@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from agents.training.ml.dp import PrivateTrainer
@@ -43,7 +44,7 @@ class TrainerState:
 def state_of(trainer: PrivateTrainer) -> TrainerState:
     """A copy of the trainer's state."""
     tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in trainer.trainable.items():
+    for name, parameter in trainer.adapter.items():
         tensors[_WEIGHT + name] = parameter.detach().cpu().clone()
         for key, value in trainer.optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
@@ -60,18 +61,21 @@ def state_of(trainer: PrivateTrainer) -> TrainerState:
 def restore(trainer: PrivateTrainer, state: TrainerState) -> None:
     """Put ``state`` into a freshly made trainer. Raises ``CheckpointError``."""
     _check(trainer, state.meta)
-    weights = {name.removeprefix(_WEIGHT) for name in state.tensors if name.startswith(_WEIGHT)}
-    if weights != trainer.trainable.keys():
+    stored = {
+        name.removeprefix(_WEIGHT): tensor.shape for name, tensor in state.tensors.items() if name.startswith(_WEIGHT)
+    }
+    differing = dict(stored.items() ^ {name: p.shape for name, p in trainer.adapter.items()}.items())
+    if differing:
         raise CheckpointError(
-            f"the checkpoint's adapter differs in {len(weights ^ trainer.trainable.keys())} tensors: "
+            f"the checkpoint's adapter differs in {len(differing)} tensors: "
             "resume with the base model and LoRA settings the run started with"
         )
     with torch.no_grad():
-        for name, parameter in trainer.trainable.items():
+        for name, parameter in trainer.adapter.items():
             parameter.copy_(state.tensors[_WEIGHT + name])
-    for stored, tensor in state.tensors.items():
-        if stored.startswith(_STATE):
-            key, name = stored.removeprefix(_STATE).split(":", 1)
+    for label, tensor in state.tensors.items():
+        if label.startswith(_STATE):
+            key, name = label.removeprefix(_STATE).split(":", 1)
             parameter = trainer.trainable[name]
             # Adam keeps its step counter on the CPU wherever the weights are.
             trainer.optimizer.state[parameter][key] = (
@@ -113,7 +117,7 @@ def load_checkpoint(trainer: PrivateTrainer, directory: Path) -> None:
     try:
         meta = json.loads((directory / "state.json").read_text())
         tensors = load_file(directory / "state.safetensors")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"checkpoint {directory.name} cannot be read: delete it and resume from the one before"
         ) from error

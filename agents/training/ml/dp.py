@@ -11,6 +11,7 @@ because these are computed from the data without noise. Only a run on authored d
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,6 +119,8 @@ class PrivateTrainer:
         if not self._examples:
             raise ValueError("no training examples: a private run needs at least one")
         self.trainable = _trainable(model)
+        # Frozen halves of the adapter belong to a checkpoint too: B means nothing beside another A.
+        self.adapter = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
         self._device = next(iter(self.trainable.values())).device
         self._hooked = GradSampleModule(model.train(), loss_reduction="sum")
         self._model = model
@@ -205,7 +208,10 @@ class PrivateTrainer:
             return 0.0
         batch = collate([self._examples[index] for index in part], self._pad_id, self._device)
         losses = per_example_loss(self._model, batch)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            # True of the first layer, whose input is frozen, and harmless: Opacus reads output gradients.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            losses.sum().backward()  # type: ignore[no-untyped-call]
         # One overflowing example must not poison the sum: without it, it still counts at most the clip norm.
         broken = ~torch.isfinite(losses.detach())
         if broken.any():

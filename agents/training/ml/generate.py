@@ -63,7 +63,7 @@ class Generation:
 
     key: str
     token_ids: tuple[int, ...]  # up to the end token, without it
-    text: str
+    text: str  # as written: a prefill and its continuation join without a space between
     finished: bool  # False: cut at max_new_tokens
 
 
@@ -166,7 +166,7 @@ class Generator:
         end = next((index for index, token in enumerate(tokens) if token in self._stops), None)
         kept = tokens if end is None else tokens[:end]
         text = self._tokenizer.decode(kept, skip_special_tokens=True)
-        return Generation(row.key, tuple(kept), text.strip(), finished=end is not None)
+        return Generation(row.key, tuple(kept), text, finished=end is not None)
 
 
 def _by_bucket(requests: Sequence[GenerationRequest], bucket: int) -> Iterator[tuple[int, list[GenerationRequest]]]:

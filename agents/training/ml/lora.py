@@ -29,15 +29,18 @@ class LoraSpec:
     alpha: int = 32
     dropout: float = 0.1
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    # Train only the B matrices (Sun et al. 2024, FFA-LoRA). B starts at zero, so the first gradients of A are
+    # zero and a private run adds nothing but noise to A; frozen, A costs no noise at all.
+    freeze_a: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class WeightShift:
     """How far an adapter moved, over all its tensors."""
 
-    moved: bool  # every tensor is finite and differs from what it was
+    moved: bool  # every B matrix differs from what it was, and every tensor is finite
     tensors: int
-    unmoved: int
+    unmoved: int  # B matrices only: A may be frozen, and a layer's update is the product of both
     not_finite: int
     relative_change: float  # ||after - before|| / ||after||, Frobenius; NaN if a weight is not finite
 
@@ -59,7 +62,12 @@ def attach_adapter(base: Any, spec: LoraSpec, *, seed: int | None = None) -> Any
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return get_peft_model(base, config)
+        model = get_peft_model(base, config)
+    if spec.freeze_a:
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name:
+                parameter.requires_grad_(False)
+    return model
 
 
 def adapter_state(model: Any) -> dict[str, torch.Tensor]:
@@ -80,7 +88,8 @@ def save_adapter(model: Any, directory: Path, *, base_name: str) -> str:
     model.peft_config["default"].base_model_name_or_path = base_name
     partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.tmp-", dir=directory.parent))
     try:
-        model.save_pretrained(partial, safe_serialization=True)
+        # Left to itself PEFT asks the hub whether the vocabulary grew; adapters here never hold embeddings.
+        model.save_pretrained(partial, safe_serialization=True, save_embedding_layers=False)
         for extra in partial.iterdir():
             if extra.name not in ADAPTER_FILES:  # PEFT's model card template
                 extra.unlink()
@@ -113,12 +122,12 @@ def adapter_digest(directory: Path) -> str:
 
 
 def weights_moved(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> WeightShift:
-    """Compare two ``adapter_state``s. Raises ``AdapterError`` where they are of different adapters."""
+    """Compare two ``adapter_state``s of one adapter. Raises ``AdapterError`` where they are of different adapters."""
     if before.keys() != after.keys():
         raise AdapterError(
             f"{len(before.keys() ^ after.keys())} tensors are in one adapter only: compare states of one run"
         )
-    unmoved = sum(torch.equal(before[name], after[name]) for name in before)
+    unmoved = sum(torch.equal(before[name], after[name]) for name in before if "lora_B" in name)
     not_finite = sum(not bool(torch.isfinite(tensor).all()) for tensor in after.values())
     change = sum(float((after[name].double() - before[name].double()).square().sum()) for name in before)
     size = sum(float(tensor.double().square().sum()) for tensor in after.values())

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("opacus")
 scipy_stats = pytest.importorskip("scipy.stats")
 
+import torch  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from agents.training.ml.dp import (  # noqa: E402
@@ -130,9 +131,7 @@ def test_a_step_is_the_sum_of_clipped_gradients_over_the_expected_batch(micro_ba
 def test_no_example_contributes_more_than_the_clip_norm() -> None:
     bound = 0.01  # far below every gradient
     model = lora_model()
-    trainer = PrivateTrainer(
-        model, EXAMPLES, plain_plan(max_grad_norm=bound), pad_id=PAD, authored_data=True
-    )
+    trainer = PrivateTrainer(model, EXAMPLES, plain_plan(max_grad_norm=bound), pad_id=PAD, authored_data=True)
     report = trainer.step()
     assert report.authored is not None
     assert 0.99 * bound < report.authored.largest_contribution <= bound

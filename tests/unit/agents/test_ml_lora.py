@@ -55,6 +55,13 @@ def test_only_float32_adapters_on_the_four_attention_projections_are_trained() -
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
 
 
+def test_a_frozen_a_leaves_only_b_to_train() -> None:
+    model = attach_adapter(base_model(), LoraSpec(freeze_a=True), seed=1)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert len(trained) == 2 * 4
+    assert all("lora_B" in name for name in trained)
+
+
 def test_a_seed_fixes_the_first_weights_and_leaves_torchs_random_state_alone() -> None:
     base = base_model()
     torch.manual_seed(9)
@@ -87,9 +94,7 @@ def test_a_reloaded_adapter_gives_the_same_logits(tmp_path: Path) -> None:
 def test_the_digest_follows_the_weights_and_not_the_place(tmp_path: Path) -> None:
     one = save_adapter(trained_adapter(), tmp_path / "a" / "adapter", base_name="tiny")
     same = save_adapter(trained_adapter(), tmp_path / "b" / "adapter", base_name="tiny")
-    other = save_adapter(
-        attach_adapter(base_model(), LoraSpec(), seed=1), tmp_path / "c" / "adapter", base_name="tiny"
-    )
+    other = save_adapter(attach_adapter(base_model(), LoraSpec(), seed=1), tmp_path / "c" / "adapter", base_name="tiny")
     assert one == same
     assert one != other
     assert str(tmp_path) not in (tmp_path / "a" / "adapter" / "adapter_config.json").read_text()
@@ -108,7 +113,7 @@ def test_an_adapter_is_never_overwritten_and_an_incomplete_one_never_loaded(tmp_
 def test_movement_is_told_from_standing_still_and_from_breaking() -> None:
     before = adapter_state(attach_adapter(base_model(), LoraSpec(), seed=1))
     assert not weights_moved(before, before).moved
-    assert weights_moved(before, before).unmoved == len(before)
+    assert weights_moved(before, before).unmoved == len(before) / 2
 
     moved = {name: tensor + 0.01 for name, tensor in before.items()}
     shift = weights_moved(before, moved)
@@ -116,7 +121,7 @@ def test_movement_is_told_from_standing_still_and_from_breaking() -> None:
     assert shift.relative_change > 0
 
     stuck = dict(moved)
-    name = next(iter(stuck))
+    name = next(name for name in stuck if "lora_B" in name)
     stuck[name] = before[name]
     assert not weights_moved(before, stuck).moved
 
