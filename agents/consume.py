@@ -3,15 +3,16 @@
 An offset is acknowledged only once everything derived from its message is safe elsewhere. Faust's own batching
 (`stream.take`) acknowledges a batch when its generator closes, so also when the agent is cancelled in the middle of
 one; this loop therefore reads a stream without acknowledgements, gathers batches itself and acknowledges by hand.
-While one batch is being handled the next gathers, so batches grow with the load and add no waiting without it.
+While one batch is being handled the next gathers, so batches grow with the load.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 import faust
 
 from agents.routing.backoff import Backoff
-from agents.routing.message import InboundMessage
+from agents.routing.message import InboundMessage, where
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +43,14 @@ class ConsumeConfig:
     Args:
         batch_messages: at most so many messages in one batch.
         batch_bytes: a batch is full once its values reach this size; also how much waits beside it in memory.
+        linger_s: how long a batch that is not full waits for more. Single events cost Faust 60-100 us each to hand
+            over and a batch some 2 ms to claim and publish, so batches of a few would spend all on the latter.
         drain_timeout_s: at a stop, how long the batch in hand may take before it is left for redelivery.
     """
 
     batch_messages: int = 1000
     batch_bytes: int = 2 * 1024 * 1024
+    linger_s: float = 0.02
     drain_timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
@@ -76,36 +80,41 @@ class Inbox:
         self._config = config
         self._events: deque[Any] = deque()
         self._bytes = 0
-        self._changed = asyncio.Event()
+        self._some = asyncio.Event()
+        self._full = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
         self.closed = False
 
     async def put(self, event: Any) -> None:
         """Add an event; waits while the inbox is full."""
-        while len(self._events) >= self._config.batch_messages or self._bytes >= self._config.batch_bytes:
-            await self._wait()
+        await self._room.wait()
         self._events.append(event)
         self._bytes += _size(event)
-        self._changed.set()
+        self._some.set()
+        if len(self._events) >= self._config.batch_messages or self._bytes >= self._config.batch_bytes:
+            self._room.clear()
+            self._full.set()
 
     async def take(self) -> list[Any]:
         """Return what is there, at least one event and at most all that fits; an empty list once closed and empty."""
-        while not self._events:
-            if self.closed:
-                return []
-            await self._wait()
+        await self._some.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.linger_s):
+                await self._full.wait()
         events, self._events = list(self._events), deque()
         self._bytes = 0
-        self._changed.set()
+        self._room.set()
+        if not self.closed:
+            self._some.clear()
+            self._full.clear()
         return events
 
     def close(self) -> None:
         """No more events will come."""
         self.closed = True
-        self._changed.set()
-
-    async def _wait(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
+        self._some.set()
+        self._full.set()
 
 
 class ConsumeLoop:
@@ -131,17 +140,18 @@ class ConsumeLoop:
         stopper = asyncio.create_task(self._stop_when_overdue(worker), name=f"{self._name}-stopper")
         tasks = (reader, worker, stopper)
         try:
-            await asyncio.wait((reader, worker), return_when=asyncio.FIRST_EXCEPTION)
+            # The reader closes the inbox however it ends, and the worker ends once that is empty.
+            await asyncio.wait((worker,))
         finally:
             for task in tasks:
                 task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            await _finish(tasks, 2 * self._config.drain_timeout_s)
             # References would keep Faust waiting for messages that are left for redelivery.
             self._batch = []
             self._inbox = Inbox(self._config)
-        for outcome in ended:
-            if isinstance(outcome, Exception):
-                raise outcome
+        for task in tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
 
     async def _read(self) -> None:
         try:
@@ -155,17 +165,11 @@ class ConsumeLoop:
         backoff = Backoff()
         while not (self._inbox.closed and not self._batch):
             try:
-                async with self._open_handler() as handler:
+                async with _closed_whole(self._open_handler(), self._config.drain_timeout_s) as handler:
                     await self._handle_all(handler, backoff)
-            except Exception as error:
-                # The text of an unexpected error may quote an event: only its type is logged above debug level.
-                log.error(
-                    "%s is interrupted by %s and starts anew (attempt %d)",
-                    self._name,
-                    _name(error),
-                    backoff.attempts + 1,
-                )
-                log.debug("%s was interrupted", self._name, exc_info=error)
+            except Exception as error:  # noqa: BLE001 - see the class: an agent that raised would lose its events
+                attempt = backoff.attempts + 1
+                log.error("%s is interrupted by %s and starts anew (attempt %d)", self._name, where(error), attempt)
                 await backoff.wait()
 
     async def _handle_all(self, handler: Handler, backoff: Backoff) -> None:
@@ -195,6 +199,39 @@ class ConsumeLoop:
         worker.cancel()
 
 
+@contextlib.asynccontextmanager
+async def _closed_whole(opened: AbstractAsyncContextManager[Handler], timeout_s: float) -> AsyncIterator[Handler]:
+    """Enter `opened`; on the way out let it close to the end even if this task is cancelled meanwhile."""
+    handler = await opened.__aenter__()
+    try:
+        yield handler
+    finally:
+        closing = asyncio.ensure_future(opened.__aexit__(None, None, None))
+        await _finish([closing], timeout_s)
+        if closing.done() and not closing.cancelled() and (error := closing.exception()) is not None:
+            log.warning("Closing the handler raised %s", where(error))
+
+
+async def _finish(tasks: Sequence[asyncio.Future[Any]], timeout_s: float) -> None:
+    """Wait for tasks to end, for `timeout_s` at most, however often Faust cancels the one that waits.
+
+    Faust cancels an agent more than once while it stops; what is closed half leaves connections and records behind.
+    """
+    cancelled = False
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while not all(task.done() for task in tasks):
+        left = deadline - asyncio.get_running_loop().time()
+        if left <= 0:
+            log.warning("Closing took longer than %.0f s and is given up", timeout_s)
+            break
+        try:
+            await asyncio.wait(tasks, timeout=left)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+
+
 def to_inbound(event: Any) -> InboundMessage:
     """Return a Faust event's message as handlers take it."""
     message = event.message
@@ -217,7 +254,3 @@ def _headers(headers: Mapping[str, bytes] | Sequence[tuple[str, bytes]] | None) 
 
 def _size(event: Any) -> int:
     return len(event.message.value or b"")
-
-
-def _name(error: Exception) -> str:
-    return type(error).__name__

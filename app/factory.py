@@ -47,7 +47,10 @@ def create_app(settings: Settings, role: Role) -> FlywheelApp:
         broker_session_timeout=kafka.session_timeout_s,
         broker_heartbeat_interval=kafka.session_timeout_s / 4,
         broker_commit_interval=1.0,
-        stream_buffer_maxsize=1024,
+        # Back-pressure stops the polls while Redis or Kafka is away; that must not cost the worker its partitions.
+        broker_max_poll_interval=7 * 24 * 3600.0,
+        stream_buffer_maxsize=256,
+        stream_wait_empty=True,
         web_enabled=True,
         worker_redirect_stdouts=False,
     )

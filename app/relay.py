@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any, Protocol
 
 import orjson
@@ -18,8 +19,10 @@ from app.store.outbox import AUDIT, OutboxItem
 
 logger = logging.getLogger(__name__)
 LEASE = "outbox-relay"
-LEASE_S = 10.0
+# A batch is given up half-way through the lease, and so is each delivery: none may end when another relay works.
+LEASE_S = 20.0
 IDLE_S = 0.3
+RETRY_S = 2.0
 BATCH = 100
 
 
@@ -56,18 +59,22 @@ class OutboxRelay:
                 delivered = await self.deliver_once()
             except Exception as error:  # noqa: BLE001 - whatever it is, the message stays and is tried again
                 logger.warning("outbox waits: %s: %s", type(error).__name__, error)
-                await asyncio.sleep(2.0)
+                await asyncio.sleep(RETRY_S)
             if not delivered:
                 await asyncio.sleep(IDLE_S)
 
     async def deliver_once(self) -> int:
         """Deliver one batch in order; returns how many went. Marks those before raising what stopped it."""
+        until = time.monotonic() + LEASE_S / 2
         items = await asyncio.to_thread(self._take)
         done: list[int] = []
         try:
             for item in items:
+                if time.monotonic() > until:
+                    break
                 try:
-                    await self._deliver(item)
+                    async with asyncio.timeout(LEASE_S / 2):
+                        await self._deliver(item)
                 except Undeliverable as refusal:
                     logger.error("outbox message %s refused: %s", item.seq, refusal)
                 done.append(item.seq)

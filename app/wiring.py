@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from agents.curation.triggers import CountTrigger
 from agents.training.config import (
@@ -104,7 +104,11 @@ class AuditOutlet:
 
     async def log_body(self, body: dict[str, Any]) -> None:
         """Deliver an outbox message; raises `Undeliverable` where the engine refuses it for good."""
-        entry = AuditEntry.model_validate({"constitutional_hash": self.constitutional_hash, **body})
+        try:
+            entry = AuditEntry.model_validate({"constitutional_hash": self.constitutional_hash, **body})
+        except ValidationError as error:
+            fields = ", ".join(str(item["loc"]) for item in error.errors())
+            raise Undeliverable(f"no audit entry can hold it; wrong: {fields}") from None
         try:
             await self.client.log(entry)
         except AuditRefused as refusal:

@@ -12,7 +12,7 @@ import faust
 import redis.asyncio as redis
 from prometheus_client import CollectorRegistry
 
-from agents.consume import Handler
+from agents.consume import ConsumeConfig, Handler
 from agents.curation.agent import CurationHandler
 from agents.curation.agent import register as register_curation
 from agents.curation.curator import Curator
@@ -88,8 +88,8 @@ def add_routing(app: faust.App, settings: Settings, state: WorkerState) -> None:
     async def open_pipeline() -> AsyncIterator[Pipeline]:
         producer = make_producer(settings)
         client = redis.Redis.from_url(settings.redis.url, socket_timeout=5.0, socket_connect_timeout=2.0)
-        await producer.start()
         try:
+            await producer.start()
             claims = Claims(client, routing.dedup_window_s, routing.dedup_buckets)
             yield Pipeline(
                 rules, limits, scrub, claims, Publisher(producer), counters, on_outage=routing.dedup_on_outage
@@ -98,7 +98,8 @@ def add_routing(app: faust.App, settings: Settings, state: WorkerState) -> None:
             await producer.stop()
             await client.aclose()
 
-    register_routing(app, open_pipeline)
+    config = ConsumeConfig(batch_messages=routing.batch_messages, linger_s=routing.batch_wait_s)
+    register_routing(app, open_pipeline, config)
 
 
 def add_curation(app: faust.App, settings: Settings, state: WorkerState) -> None:
@@ -129,35 +130,41 @@ def add_training(app: faust.App, settings: Settings, state: WorkerState) -> None
     @asynccontextmanager
     async def open_context() -> AsyncIterator[StageContext]:
         database = await asyncio.to_thread(lambda: state.database)
-        constitution = load_constitution(settings.constitution.path)
-        bundle = wiring.policy_bundle(settings, list(constitution.high_severity_codes))
-        config = wiring.cycle_config(settings)
-        gate: PolicyEngine = (
-            OpaEngine(OpaConfig(settings.gate.opa_url, timeout_seconds=settings.gate.timeout_s))
-            if settings.gate.opa_url
-            else RegopyEngine(bundle)
-        )
-        probe = wiring.Probe(settings)
-        audit = wiring.audit_client(settings)
-        has_pii = wiring.scrubber(settings, "detect").find
-        async with contextlib.AsyncExitStack() as stack:
-            for closing in (gate, probe, audit):
-                stack.push_async_callback(closing.aclose)
-            yield StageContext(
-                config=config,
-                database=database,
-                gate=gate,
-                audit=audit,
-                probe=probe,
-                approved_models=frozenset(bundle.data["model_registry"]),
-                has_pii=lambda text: bool(has_pii(text)),
-                public_training=wiring.public_training(settings, constitution),
-                constitution_digest=constitution.digest,
-                holder=wiring.holder_name("train"),
-            )
+        async with stage_context(settings, database) as context:
+            yield context
 
     register_training(app, open_context)
     _add_relay(app, settings, state)
+
+
+@asynccontextmanager
+async def stage_context(settings: Settings, database: Database) -> AsyncIterator[StageContext]:
+    """What the cycle runner works with, opened in the running loop."""
+    constitution = load_constitution(settings.constitution.path)
+    bundle = wiring.policy_bundle(settings, list(constitution.high_severity_codes))
+    gate: PolicyEngine = (
+        OpaEngine(OpaConfig(settings.gate.opa_url, timeout_seconds=settings.gate.timeout_s))
+        if settings.gate.opa_url
+        else RegopyEngine(bundle)
+    )
+    probe = wiring.Probe(settings)
+    audit = wiring.audit_client(settings)
+    has_pii = wiring.scrubber(settings, "detect").find
+    async with contextlib.AsyncExitStack() as stack:
+        for closing in (gate, probe, audit):
+            stack.push_async_callback(closing.aclose)
+        yield StageContext(
+            config=wiring.cycle_config(settings),
+            database=database,
+            gate=gate,
+            audit=audit,
+            probe=probe,
+            approved_models=frozenset(bundle.data["model_registry"]),
+            has_pii=lambda text: bool(has_pii(text)),
+            public_training=wiring.public_training(settings, constitution),
+            constitution_digest=constitution.digest,
+            holder=wiring.holder_name("train"),
+        )
 
 
 def add_monitoring(app: faust.App, settings: Settings, state: WorkerState) -> None:

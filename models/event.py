@@ -66,6 +66,8 @@ class AuditEvent(BaseModel):
     prompt: str | None = None
     response: str | None = None
     messages: list[dict[str, Any]] | None = None
+    input_tokens: int | None = Field(default=None, ge=0)
+    output_tokens: int | None = Field(default=None, ge=0)
     workload_id: str | None = None
     risk_level: str | None = None
     subject_id: str | None = None
@@ -102,7 +104,7 @@ class RoutingMetadata(BaseModel):
 
 
 class RoutedEvent(AuditEvent):
-    """An event as the router publishes it. `schema_version` is the wire version of the enrichment."""
+    """An event as the router publishes it. `acgs_version` is the wire version of the enrichment."""
 
     event_classification: Classification
     processing_timestamp: str

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 TOPICS = (VIOLATIONS.name, TRIGGERS.name, FEEDBACK.name)
 CHECK_INTERVAL_S = 1.0
+MAX_TRACE_ID_CHARS = 64
 
 
 class CurationHandler:
@@ -52,7 +53,7 @@ class CurationHandler:
             topic=message.topic,
             partition=message.partition,
             offset=message.offset,
-            trace_id=trace_id if isinstance(trace_id, str) else None,
+            trace_id=trace_id if isinstance(trace_id, str) and len(trace_id) <= MAX_TRACE_ID_CHARS else None,
         )
         return CuratedRecord(event, lineage)
 

@@ -49,8 +49,11 @@ class Curator:
                     new.append(to_example(record.event, record.lineage, now))
             except NotCuratable as refusal:
                 outcome[refusal.reason] += 1
+            except (KeyError, ValueError):
+                # No routed event, though it lay in the router's topic: it must not stop those behind it.
+                outcome["invalid"] += 1
         with self.database.write() as connection:
-            inserted = examples.insert(connection, list({e.example_id: e for e in new}.values()))
+            inserted = examples.insert(connection, new)
             added = examples.add_feedback(connection, [_feedback_row(item) for item in feedback])
             outcome["feedback_applied"] += self._apply_feedback(connection)
         outcome["examples"] += inserted
@@ -66,6 +69,8 @@ class Curator:
         opened = []
         quiet = time.monotonic() - self._last_example
         with self.database.write() as connection:
+            # Feedback and its event, stored by two workers at once, do not see each other.
+            self.counts["feedback_applied"] += self._apply_feedback(connection)
             for model_id, domain, waiting in examples.count_new(connection):
                 ended = cycles.last_finished(connection, model_id)
                 if not self.trigger.is_due(waiting, quiet, _age_s(ended)):
@@ -84,19 +89,20 @@ class Curator:
 
     def _apply_feedback(self, connection: Any) -> int:
         applied = 0
-        for row, example_id in examples.unapplied_feedback(connection):
-            target = examples.get(connection, [example_id])[example_id]
-            feedback = Feedback(
-                row.feedback_id,
-                row.target_event_id,
-                Verdict(row.verdict),
-                row.corrected_response,
-                row.reviewer_id,
-                row.signed,
-            )
-            changes = feedback_changes(feedback, target.priority)
-            examples.apply_feedback(connection, row.feedback_id, example_id, changes)
-            applied += 1
+        while found := examples.unapplied_feedback(connection):
+            for row, example_id in found:
+                target = examples.get(connection, [example_id], to_change=True)[example_id]
+                feedback = Feedback(
+                    row.feedback_id,
+                    row.target_event_id,
+                    Verdict(row.verdict),
+                    row.corrected_response,
+                    row.reviewer_id,
+                    row.signed,
+                )
+                changes = feedback_changes(feedback, target.priority)
+                examples.apply_feedback(connection, row.feedback_id, example_id, changes)
+            applied += len(found)
         return applied
 
 

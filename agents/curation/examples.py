@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -9,6 +10,12 @@ from typing import Any
 
 from models.event import Classification, Identity, Verdict
 from models.example import Example, Lineage
+
+# What leases, audit entries and labels can hold: they carry the names of model and domain.
+MAX_NAME_CHARS = 190
+# What an index of PostgreSQL can hold, in any script.
+MAX_REFERENCE_CHARS = 500
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 CURATED = frozenset(
     {
@@ -55,15 +62,19 @@ def to_example(event: Mapping[str, Any], lineage: Lineage, created_at: str) -> E
     model_id = _text(event, "model_id")
     if not model_id:
         raise NotCuratable("no_model", "the event names no model_id: no cycle could take its example")
+    domain = _text(event, "domain") or "default"
+    for field, name in (("model_id", model_id), ("domain", domain)):
+        if len(name) > MAX_NAME_CHARS or _CONTROL.search(name):
+            raise NotCuratable("bad_name", f"{field} is over {MAX_NAME_CHARS} characters, or holds control characters")
     identity = Identity.model_validate(event["routing_metadata"]["identity"])
     classification = Classification(event["event_classification"])
     return Example(
         example_id=example_id(identity),
         identity=identity,
-        event_id=_text(event, "event_id") or None,
+        event_id=_reference(event, "event_id") or None,
         classification=classification,
         lineage=lineage,
-        domain=_text(event, "domain") or "default",
+        domain=domain,
         model_id=model_id,
         subject_token=_text(event, "subject_id") or None,
         workload_id=_text(event, "workload_id") or None,
@@ -78,7 +89,7 @@ def to_example(event: Mapping[str, Any], lineage: Lineage, created_at: str) -> E
 
 def to_feedback(event: Mapping[str, Any]) -> Feedback:
     """The feedback in a human review event; raises `NotCuratable` when it says nothing about any event."""
-    target = _text(event, "target_event_id")
+    target = _reference(event, "target_event_id")
     if not target:
         raise NotCuratable("no_target", "the review names no target_event_id: nobody knows what it is about")
     try:
@@ -135,3 +146,9 @@ def _prompt(event: Mapping[str, Any]) -> str:
 def _text(event: Mapping[str, Any], name: str) -> str:
     value = event.get(name)
     return value.strip() if isinstance(value, str) else ""
+
+
+def _reference(event: Mapping[str, Any], name: str) -> str:
+    """An event's id, or one that refers to it. One too long to index is known by its digest, on both sides alike."""
+    text = _text(event, name)
+    return text if len(text) <= MAX_REFERENCE_CHARS else f"blake2b:{blake2b(text.encode(), digest_size=16).hexdigest()}"

@@ -42,8 +42,8 @@ def keyed(key: bytes, purpose: str, text: str) -> bytes:
 
 
 def fraction(digest: bytes) -> float:
-    """A digest as a number in [0, 1)."""
-    return int.from_bytes(digest[:7], "big") / 2**56
+    """A digest as a number in [0, 1): its first 53 bits, as many as a float holds without rounding up to 1."""
+    return (int.from_bytes(digest[:7], "big") >> 3) / 2**53
 
 
 def is_held_out(rules: ManifestRules, prompt: str) -> bool:

@@ -70,6 +70,8 @@ async def _converse(
         try:
             message = json.loads(line)
         except ValueError:
+            message = None
+        if not isinstance(message, dict):
             logger.warning("%s wrote a line that is no message", module)
             continue
         if "progress" in message:

@@ -22,7 +22,15 @@ logger = logging.getLogger(__name__)
 
 # Errors by name, because a child's come as text. A transient one is asked again for as long as it lasts.
 TRANSIENT = frozenset(
-    {"AuditUnavailable", "PolicyEngineUnavailable", "OperationalError", "FenceLost", "StaleCycle", "InterfaceError"},
+    {
+        "AuditUnavailable",
+        "FenceLost",
+        "InterfaceError",
+        "OperationalError",
+        "PolicyEngineUnavailable",
+        "StaleCycle",
+        "WatcherAway",
+    },
 )
 REFUSALS = frozenset({"BudgetUsedUp", "BudgetExhaustedError"})
 MAX_ATTEMPTS = 3
@@ -48,15 +56,19 @@ class CycleRunner:
                 await self.run_once()
             except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
                 logger.warning("store unavailable, waiting: %s", type(error).__name__)
+            except Exception:
+                # A worker whose runner has ended looks alive and never works again.
+                logger.exception("cycles could not be looked at, trying again")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self.context.config.poll_s)
 
     async def run_once(self) -> None:
         """Advance every open cycle whose model nobody else works on."""
-        for cycle in await asyncio.to_thread(self._open_cycles):
-            lease = await asyncio.to_thread(self._acquire, f"model:{cycle.model_id}")
-            if lease is None:
+        for seen in await asyncio.to_thread(self._open_cycles):
+            taken = await asyncio.to_thread(self._take, seen)
+            if taken is None:
                 continue
+            cycle, lease = taken
             work = asyncio.create_task(self._advance(cycle))
             async with self._kept(lease, cycle, work):
                 with contextlib.suppress(asyncio.CancelledError):
@@ -137,9 +149,18 @@ class CycleRunner:
             current = cycles.get(connection, cycle.cycle_id)
         return current is not None and current.state is not CycleState.CANCELLED
 
-    def _acquire(self, name: str) -> Lease | None:
+    def _take(self, seen: Cycle) -> tuple[Cycle, Lease] | None:
+        """The model's lease, and the cycle as it is now: others may have moved it on since it was `seen`."""
         with self.context.database.write() as connection:
-            return leases.acquire(connection, name, self.context.holder, self.context.config.lease_s)
+            name = f"model:{seen.model_id}"
+            lease = leases.acquire(connection, name, self.context.holder, self.context.config.lease_s)
+            if lease is None:
+                return None
+            cycle = cycles.get(connection, seen.cycle_id)
+            if cycle is None or cycle.state in TERMINAL_STATES:
+                leases.release(connection, lease)
+                return None
+            return cycle, lease
 
     def _release(self, lease: Lease) -> None:
         with contextlib.suppress(sa.exc.OperationalError), self.context.database.write() as connection:

@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 Stage = Callable[[StageContext, Cycle], Awaitable[Cycle | None]]
 
 
+class WatcherAway(RuntimeError):
+    """The policy engine or the audit engine does not answer. Nothing is decided; the cycle waits and asks again."""
+
+
 def domain_lease(domain: str) -> str:
     """The lease that whoever spends a domain's budget holds."""
     return f"domain:{domain}"
@@ -73,6 +77,7 @@ async def prepare(context: StageContext, cycle: Cycle) -> Cycle | None:
 
 async def revise(context: StageContext, cycle: Cycle) -> Cycle | None:
     """`revising`: critique and revision in a child, then the gate."""
+    await _watchers(context)
     summary = await context.job(cycle, "revise", {})
     revised = cycle.model_copy(update={"facts": cycle.facts | {"revision": summary}})
     return await _gate_fine_tuning(context, revised)
@@ -121,7 +126,7 @@ async def run_training(context: StageContext, cycle: Cycle) -> Cycle | None:
             registry.add_version(
                 connection,
                 {
-                    "version_id": f"{cycle.model_id}-{cycle.cycle_id}",
+                    "version_id": cycle.cycle_id,
                     "model_id": cycle.model_id,
                     "cycle_id": cycle.cycle_id,
                     "base_model": result["base_model"],
@@ -146,6 +151,7 @@ async def run_training(context: StageContext, cycle: Cycle) -> Cycle | None:
 
 async def evaluate(context: StageContext, cycle: Cycle) -> Cycle | None:
     """`evaluating`: base against candidate, then the promotion gate."""
+    await _watchers(context)
     evaluation = await context.job(cycle, "evaluate", {})
     return await _gate_promotion(context, cycle, evaluation)
 
@@ -198,7 +204,7 @@ async def _ask_fine_tuning(
         pii_found=revision["pii_found"],
         rounds=revision["rounds"],
         approved_models=context.approved_models,
-        watchers=await context.probe(),
+        watchers=await _watchers(context),
         approval=facts.approval_facts(cycle, approval, digest),
     )
     return await context.decide(cycle, "model_fine_tuning", measured), digest
@@ -210,7 +216,7 @@ async def _gate_promotion(context: StageContext, cycle: Cycle, evaluation: dict[
         context.config,
         evaluation,
         cycle.facts["privacy"],
-        await context.probe(),
+        await _watchers(context),
         facts.approval_facts(cycle, approval, cycle.plan_digest or ""),
     )
     decision = await context.decide(cycle, "model_promotion", measured)
@@ -255,6 +261,15 @@ async def _move(
             return cycles.transition(connection, cycle, state, detail, **changes)
 
     return await asyncio.to_thread(move)
+
+
+async def _watchers(context: StageContext) -> facts.Watchers:
+    """Who watches just now; raises `WatcherAway`. A watcher that is away for a moment is no verdict on the cycle."""
+    watchers = await context.probe()
+    if not (watchers.policy_engine and watchers.audit_engine):
+        away = "policy engine" if not watchers.policy_engine else "audit engine"
+        raise WatcherAway(f"the {away} is not ready; the cycle waits for it")
+    return watchers
 
 
 def _plan(context: StageContext, cycle: Cycle) -> tuple[TrainingPlan, planning.PlanCost]:

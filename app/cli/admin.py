@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import typer
-from pydantic import BaseModel, SecretStr
 
 from app.cli.output import AsJson, emit
 from app.kafka import ensure_topics
 from app.settings import load_settings
+from app.settings.masking import masked
 from app.topics import REGISTRY
 
 
@@ -30,7 +29,7 @@ def add(cli: typer.Typer) -> None:
 
 def check(as_json: AsJson = False) -> None:
     """Print the effective configuration, secrets masked; exit 2 where it cannot be."""
-    emit({name: _masked(value) for name, value in load_settings()}, as_json)
+    emit(masked(load_settings()), as_json)
 
 
 def list_topics(as_json: AsJson = False) -> None:
@@ -62,11 +61,3 @@ def migrate() -> None:
 
     open_database(load_settings())
     typer.echo("the store is up to date")
-
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, SecretStr):
-        return "********"
-    if isinstance(value, BaseModel):
-        return {name: _masked(inner) for name, inner in value}
-    return value

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import orjson
 import typer
+from aiokafka.errors import KafkaError
 
 from app.cli.output import AsJson, emit
 from app.emitter import EmitFailed, LogEmitter
@@ -24,7 +25,7 @@ def add(cli: typer.Typer) -> None:
 
 
 def emit_file(
-    file: Annotated[Path, typer.Argument(help="JSON lines, one event each.")],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON lines, one event each.")],
     via: Annotated[str, typer.Option(help="otlp (POST /v1/logs) or kafka.")] = "otlp",
     endpoint: Annotated[str | None, typer.Option(help="OTLP/HTTP endpoint; default: the router's own.")] = None,
     service: Annotated[str, typer.Option(help="service.name of the producer.")] = "flywheel-emit",
@@ -44,7 +45,12 @@ def emit_file(
             typer.echo(f"flywheel: {error}", err=True)
             raise typer.Exit(1) from None
     elif via == "kafka":
-        asyncio.run(_to_kafka(settings, events))
+        try:
+            asyncio.run(_to_kafka(settings, events))
+        except KafkaError as error:
+            servers = settings.kafka.bootstrap_servers
+            typer.echo(f"flywheel: Kafka at {servers} did not take the events: {type(error).__name__}", err=True)
+            raise typer.Exit(1) from None
     else:
         raise typer.BadParameter(f"--via {via!r}: use otlp or kafka")
     emit({"file": str(file), "via": via, "events": len(events)}, as_json)

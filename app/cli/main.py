@@ -8,7 +8,9 @@ import typer
 
 from app import __version__
 from app.cli import admin, cycles, events, run
+from app.kafka import TopicsNotReady
 from app.settings import SettingsError
+from app.store.database import DatabaseUnavailable
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 run.add(cli)
@@ -24,9 +26,12 @@ def version() -> None:
 
 
 def main() -> None:
-    """Entry point; a wrong setting is one line on standard error and exit status 2."""
+    """Entry point. A wrong setting is one line on standard error and exit status 2, a service that is away 1."""
     try:
         cli()
     except SettingsError as error:
         typer.echo(f"flywheel: {error}", err=True)
         sys.exit(2)
+    except (DatabaseUnavailable, TopicsNotReady) as error:
+        typer.echo(f"flywheel: {error}", err=True)
+        sys.exit(1)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -34,6 +35,7 @@ def emit(rows: Sequence[Mapping[str, Any]] | Mapping[str, Any], as_json: bool) -
 
 
 def _shown(value: Any) -> str:
+    # Names come from events: brackets in them are text, not the terminal's markup.
     if isinstance(value, Mapping | list | tuple):
-        return orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode()
-    return "" if value is None else str(value)
+        return escape(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode())
+    return "" if value is None else escape(str(value))

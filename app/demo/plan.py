@@ -32,13 +32,16 @@ class DemoSize:
     new_tokens: int
     min_examples: int
     batch_size: int
+    learning_rate: float
 
     @classmethod
     def of(cls, full: bool) -> DemoSize:
         """The short demo, or all authored prompts."""
         if full:
-            return cls(10_000, 10_000, 10_000, epochs=10, new_tokens=48, min_examples=96, batch_size=128)
-        return cls(190, 40, 40, epochs=3, new_tokens=32, min_examples=48, batch_size=64)
+            return cls(
+                10_000, 10_000, 10_000, epochs=10, new_tokens=48, min_examples=96, batch_size=128, learning_rate=5e-3
+            )
+        return cls(180, 40, 40, epochs=3, new_tokens=32, min_examples=48, batch_size=96, learning_rate=1e-2)
 
 
 def demo_changes(size: DemoSize, suite: Path) -> dict[str, dict[str, Any]]:
@@ -52,12 +55,13 @@ def demo_changes(size: DemoSize, suite: Path) -> dict[str, dict[str, Any]]:
             # The demo's held-out prompts are of other topics than the training ones; the file says which.
             "held_out_share": 0.0,
         },
-        "generation": {"max_new_tokens": size.new_tokens, "prompt_tokens": 256},
+        "generation": {"max_new_tokens": size.new_tokens, "prompt_tokens": 256, "batch_size": 16},
         "revision": {"max_new_tokens": size.new_tokens},
         "evaluation": {"suites": (suite,), "max_new_tokens": size.new_tokens},
         "training": {
             "epochs": size.epochs,
             "batch_size": size.batch_size,
+            "learning_rate": size.learning_rate,
             "max_tokens": 256,
             "poll_s": 0.3,
         },

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from app.demo.events import DemoEvents
@@ -148,7 +149,7 @@ def print_result(result: dict[str, Any], report: Path, *, as_json: bool) -> None
     cycle = result["cycle"]
     console.print(f"cycle {cycle['id']}: [bold]{cycle['state']}[/bold]")
     for reason in cycle["reasons"]:
-        console.print(f"  - {reason}")
+        console.print(f"  - {escape(reason)}")
     console.print(f"{result['seconds']['total']:.0f} s in all; report: {report}")
 
 

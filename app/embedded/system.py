@@ -17,6 +17,7 @@ from app.roles import Role, web_port
 from app.settings import Settings
 from app.settings.export import to_environment
 
+ENGINES = ("audit-engine", "policy-engine")
 ENGINE_READY_S = 180.0
 WORKER_READY_S = 90.0
 
@@ -52,12 +53,13 @@ class System:
             }
         )
 
-    def start_engines(self) -> None:
-        """Start the policy engine and the audit engine side by side, and wait for both."""
+    def start_engines(self, names: Iterable[str] = ENGINES) -> None:
+        """Start the policy engine and the audit engine (or the named one) side by side, and wait for them."""
         urls = {"audit-engine": self.settings.audit_engine.url, "policy-engine": self.settings.policy_engine.url}
-        for name in urls:
+        started = list(names)
+        for name in started:
             self._start(name, [name])
-        self.wait_for({f"{url}/health/ready": ENGINE_READY_S for url in urls.values()})
+        self.wait_for({f"{urls[name]}/health/ready": ENGINE_READY_S for name in started})
 
     def start_workers(self, roles: Iterable[Role] = tuple(Role)) -> None:
         """Start the workers of the roles side by side and wait until their web servers answer."""

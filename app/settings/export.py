@@ -32,5 +32,5 @@ def _text(value: Any) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, tuple | list | dict):
-        return orjson.dumps(value, default=str).decode()
+        return orjson.dumps(value, default=_text).decode()
     return str(value.absolute()) if isinstance(value, Path) else str(value)

@@ -1,8 +1,8 @@
 """Where settings come from: environment over `flywheel.toml` over defaults.
 
 `FLYWHEEL_SECTION__NAME` sets one setting, `FLYWHEEL_SECTION__NAME_FILE` reads it from a file (for secrets), and the
-specification's own names are understood too. pydantic-settings reads the sources; what is left to do here is to
-refuse by name what it would silently pass over.
+specification's own names are understood too; where several name one setting, the first of these three wins.
+pydantic-settings reads the sources; what is left to do here is to refuse by name what it would silently pass over.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
 
+from app.settings.masking import hide_password
 from app.settings.sections import Settings
 
 PREFIX = "FLYWHEEL_"
@@ -37,14 +38,14 @@ class SettingsError(ValueError):
     """A setting is unknown, contradictory or out of its bounds. The message names it, its value and the remedy."""
 
 
-def known_names(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings, such as `kafka.bootstrap_servers`."""
+def known_settings(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of all settings, such as `kafka.bootstrap_servers`, and their types."""
     for name, field in model.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from known_names(inner, f"{prefix}{name}.")
+            yield from known_settings(inner, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + name, inner
 
 
 def load_settings(env: Mapping[str, str] | None = None, toml: Path | None = None) -> Settings:
@@ -87,17 +88,27 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
 
 
 def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    names = list(known_names())
+    """(name, value, variable), weakest first.
+
+    A worker's children inherit its environment and get every setting as a plain variable beside it (`export`), so a
+    plain variable wins over a file's and over the specification's name.
+    """
+    known = dict(known_settings())
+    files, plain = [], []
     for variable, text in sorted(env.items()):
         if variable in SPECIFICATION_NAMES:
             yield SPECIFICATION_NAMES[variable], text, variable
         elif variable.startswith(PREFIX) and not _is_other(variable):
             name = variable.removeprefix(PREFIX).lower().replace("__", ".")
-            if name not in names and name.removesuffix("_file") in names:
-                name, text = name.removesuffix("_file"), _read_secret(variable, text)
-            if name not in names:
-                raise SettingsError(_unknown(variable, name, names))
-            yield name, _parse(text), variable
+            if name in known:
+                plain.append((name, _parse(text, known[name]), variable))
+            elif name.removesuffix("_file") in known:
+                name = name.removesuffix("_file")
+                files.append((name, _parse(_read_secret(variable, text), known[name]), variable))
+            else:
+                raise SettingsError(_unknown(variable, name, list(known)))
+    yield from files
+    yield from plain
 
 
 def _is_other(variable: str) -> bool:
@@ -109,11 +120,13 @@ def _read_secret(variable: str, path: str) -> str:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise SettingsError(f"{variable}={path} cannot be read ({error.strerror}): name a readable file") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{variable}={path} holds no UTF-8 text: name the file that holds the value") from None
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str, kind: Any) -> Any:
     """Lists and tables come as JSON; everything else stays text, which pydantic turns into the field's type."""
-    if text[:1] in {"[", "{"}:
+    if get_origin(kind) in {tuple, list, dict}:
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -138,13 +151,18 @@ def _unknown(variable: str, name: str, names: list[str]) -> str:
 
 def _explain(error: ValidationError) -> str:
     lines = []
-    names = list(known_names())
+    known = dict(known_settings())
+    names = list(known)
     for item in error.errors(include_url=False):
         name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             lines.append(_unknown(name, name, names))
         else:
-            secret = any(word in name for word in ("token", "key"))
-            given = "" if isinstance(item["input"], dict) or secret else f" (given: {item['input']!r})"
+            hidden = isinstance(item["input"], dict) or _is_secret(known.get(name))
+            given = "" if hidden else f" (given: {hide_password(repr(item['input']))})"
             lines.append(f"{name or 'settings'}: {item['msg']}{given}")
     return "; ".join(lines)
+
+
+def _is_secret(kind: Any) -> bool:
+    return kind is SecretStr or any(_is_secret(inner) for inner in get_args(kind))

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+# An empty one is a variable that somebody forgot to fill, and would stand for "anyone may".
+Secret = Annotated[SecretStr, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -30,7 +32,7 @@ class PolicyEngineSettings(Section):
     url: str = "http://policy-engine:8001"
     host: str = "127.0.0.1"
     port: int = Field(8001, ge=0, le=65535)
-    token: SecretStr | None = None
+    token: Secret | None = None
     timeout_s: float = Field(10.0, gt=0)
     threads: int = Field(1, ge=1, description="of torch; on shared cores more of them take longer")
 
@@ -41,10 +43,10 @@ class AuditEngineSettings(Section):
     url: str = "http://audit-engine:8003"
     host: str = "127.0.0.1"
     port: int = Field(8003, ge=0, le=65535)
-    token: SecretStr | None = None
+    token: Secret | None = None
     timeout_s: float = Field(10.0, gt=0)
     database_url: str = "sqlite:///var/audit.db"
-    digest_key: SecretStr | None = Field(None, description="keys the digests of event text in entries")
+    digest_key: Secret | None = Field(None, description="keys the digests of event text in entries")
     retention_days: int = Field(2555, ge=2555, description="entries younger than this are never pruned")
 
 
@@ -82,8 +84,8 @@ class RoutingSettings(Section):
     dedup_window_s: int = Field(3600, ge=1)
     dedup_on_outage: Literal["wait", "pass"] = "wait"
     dedup_buckets: int = Field(16, ge=1)
-    batch_messages: int = Field(64, ge=1, description="Kafka messages routed together at most")
-    batch_wait_s: float = Field(0.05, gt=0)
+    batch_messages: int = Field(1000, ge=1, description="Kafka messages routed together at most")
+    batch_wait_s: float = Field(0.02, ge=0, description="how long a batch waits for more under load")
     max_message_bytes: int = Field(8 * 1024 * 1024, ge=1)
     max_records: int = Field(20_000, ge=1, description="records in one message")
     max_depth: int = Field(32, ge=1)
@@ -94,7 +96,7 @@ class PiiSettings(Section):
     """Scrubbing of personal data."""
 
     router: Literal["scrub", "detect", "off"] = "scrub"
-    subject_key: SecretStr | None = Field(None, description="HMAC key of subject tokens; one for the ledger's life")
+    subject_key: Secret | None = Field(None, description="HMAC key of subject tokens; one for the ledger's life")
 
 
 class CurationSettings(Section):
@@ -105,9 +107,7 @@ class CurationSettings(Section):
     cooldown_s: float = Field(3600.0, ge=0)
     held_out_share: Fraction = Field(0.1, description="by keyed hash of the normalised prompt, never trained on")
     benign_ratio: float = Field(0.5, ge=0, description="public benign prompts for each event example")
-    batch_events: int = Field(500, ge=1)
-    batch_wait_s: float = Field(0.2, gt=0)
-    digest_key: SecretStr | None = Field(None, description="keys manifests' digests, splits and random streams")
+    digest_key: Secret | None = Field(None, description="keys manifests' digests, splits and random streams")
 
 
 class GenerationSettings(Section):
@@ -205,7 +205,7 @@ class WebSettings(Section):
     curate_port: int = Field(6067, ge=0, le=65535)
     train_port: int = Field(8010, ge=0, le=65535)
     monitor_port: int = Field(8000, ge=0, le=65535)
-    token: SecretStr | None = Field(None, description="bearer token; required on any address but loopback")
+    token: Secret | None = Field(None, description="bearer token; required on any address but loopback")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1)
     max_decompressed_bytes: int = Field(16 * 1024 * 1024, ge=1)
 

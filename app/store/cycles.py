@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.store import outbox
-from app.store.database import insert_new, utc_now
+from app.store.database import insert_new, plain, utc_now
 from app.store.tables import cycle_events, cycles, manifests
 from app.topics import CYCLES
 from models.cycle import TERMINAL_STATES, TRANSITIONS, Cycle, CycleRecord, CycleState, Manifest, TriggerType
@@ -38,7 +38,7 @@ def open_cycle(
     requested_by: str,
     facts: dict[str, Any],
 ) -> Cycle | None:
-    """Open a cycle for a model; None when one is open already."""
+    """Open a cycle for a model; None when one is open already, or another worker opens one at this moment."""
     open_row = connection.execute(
         sa.select(cycles.c.cycle_id).where(
             cycles.c.model_id == model_id,
@@ -61,7 +61,12 @@ def open_cycle(
         updated_at=now,
     )
     row = cycle.model_dump(mode="json") | {"reasons": []}
-    connection.execute(sa.insert(cycles).values(**row))
+    try:
+        # A savepoint: the index refuses a rival that we could not see yet, and the caller's transaction goes on.
+        with connection.begin_nested():
+            connection.execute(sa.insert(cycles).values(**row))
+    except sa.exc.IntegrityError:
+        return None
     _tell(connection, cycle, {"trigger": facts})
     return cycle
 
@@ -145,7 +150,7 @@ def history(connection: Connection, cycle_id: str) -> list[dict[str, Any]]:
     rows = connection.execute(
         sa.select(cycle_events).where(cycle_events.c.cycle_id == cycle_id).order_by(cycle_events.c.version),
     )
-    return [dict(row._mapping) for row in rows]
+    return [plain(row) for row in rows]
 
 
 def _tell(connection: Connection, cycle: Cycle, detail: dict[str, Any]) -> None:

@@ -37,7 +37,8 @@ class Database:
         self.url = make_url(url)
         if self.url.get_backend_name() == "sqlite" and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = sa.create_engine(self.url, pool_pre_ping=True)
+        # An error's text would else quote the parameters, event text among them, into whatever logs it.
+        self.engine = sa.create_engine(self.url, pool_pre_ping=True, hide_parameters=True)
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
@@ -97,10 +98,17 @@ def server_time(connection: Connection) -> float:
     return float(connection.execute(sa.text(statement)).scalar_one())
 
 
+def plain(row: sa.Row[Any]) -> dict[str, Any]:
+    """A row as a dictionary that any JSON writer takes; SQLAlchemy's column names are a kind of text of their own."""
+    return {str(name): value for name, value in row._mapping.items()}
+
+
 def insert_new(connection: Connection, table: sa.Table, rows: list[dict[str, Any]], key: list[str]) -> int:
     """Insert rows whose `key` columns are not there yet; return how many were new."""
     if not rows:
         return 0
+    # In one order for all: two workers with the same rows in different orders would wait for each other.
+    rows = sorted(rows, key=lambda row: [str(row[name]) for name in key])
     if connection.dialect.name == "sqlite":
         from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 

@@ -18,12 +18,16 @@ def insert(connection: Connection, new: list[Example]) -> int:
     return insert_new(connection, examples, [_row(example) for example in new], ["example_id"])
 
 
-def get(connection: Connection, example_ids: list[str]) -> dict[str, Example]:
-    """Examples by id; ids that are not there are missing from the answer."""
+def get(connection: Connection, example_ids: list[str], *, to_change: bool = False) -> dict[str, Example]:
+    """Examples by id; ids that are not there are missing from the answer.
+
+    `to_change` holds their rows to the end of the transaction.
+    """
     found: dict[str, Example] = {}
     for start in range(0, len(example_ids), 500):
         chunk = example_ids[start : start + 500]
-        rows = connection.execute(sa.select(examples).where(examples.c.example_id.in_(chunk)))
+        query = sa.select(examples).where(examples.c.example_id.in_(chunk))
+        rows = connection.execute(query.with_for_update() if to_change else query)
         found.update({row.example_id: _example(row) for row in rows})
     return found
 
@@ -70,7 +74,7 @@ def mark_used(connection: Connection, example_ids: list[str], cycle_id: str) -> 
 
 def add_feedback(connection: Connection, rows: list[dict[str, Any]]) -> int:
     """Keep feedback (columns of `pending_feedback`) until its event is there; returns how many rows were new."""
-    stamped = [{"created_at": utc_now(), "applied_at": None, **row} for row in rows]
+    stamped = [_storable({"created_at": utc_now(), "applied_at": None, **row}) for row in rows]
     return insert_new(connection, pending_feedback, stamped, ["feedback_id"])
 
 
@@ -79,17 +83,12 @@ def unapplied_feedback(connection: Connection, limit: int = 1000) -> list[tuple[
 
     An `event_id` that several examples share is ambiguous and matches none of them.
     """
-    unique_event = (
-        sa.select(examples.c.event_id, sa.func.min(examples.c.example_id).label("example_id"))
-        .where(examples.c.event_id.is_not(None))
-        .group_by(examples.c.event_id)
-        .having(sa.func.count() == 1)
-        .subquery()
-    )
+    other = examples.alias("other")
+    shared = sa.exists().where(other.c.event_id == examples.c.event_id, other.c.example_id != examples.c.example_id)
     rows = connection.execute(
-        sa.select(pending_feedback, unique_event.c.example_id)
-        .join(unique_event, unique_event.c.event_id == pending_feedback.c.target_event_id)
-        .where(pending_feedback.c.applied_at.is_(None))
+        sa.select(pending_feedback, examples.c.example_id)
+        .join(examples, examples.c.event_id == pending_feedback.c.target_event_id)
+        .where(pending_feedback.c.applied_at.is_(None), ~shared)
         .order_by(pending_feedback.c.created_at, pending_feedback.c.feedback_id)
         .limit(limit),
     )
@@ -108,7 +107,7 @@ def apply_feedback(connection: Connection, feedback_id: str, example_id: str, ch
 
 
 def _row(example: Example) -> dict[str, Any]:
-    return {
+    row = {
         "example_id": example.example_id,
         "service": example.identity.service,
         "identity": example.identity.id,
@@ -125,6 +124,12 @@ def _row(example: Example) -> dict[str, Any]:
             exclude={"example_id", "identity", "event_id", "classification", "lineage"},
         ),
     }
+    return _storable(row)
+
+
+def _storable(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without NUL characters, which PostgreSQL's text cannot hold; producers may send them."""
+    return {name: value.replace("\0", "\ufffd") if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _example(row: sa.Row[Any]) -> Example:

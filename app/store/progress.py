@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app.store.database import insert_new, utc_now
+from app.store.database import insert_new, plain, utc_now
 from app.store.tables import cycle_progress
 
 
@@ -28,4 +28,4 @@ def save(connection: Connection, cycle_id: str, stage: str, done: int, total: in
 def get(connection: Connection, cycle_id: str) -> dict[str, Any] | None:
     """A cycle's progress, or None before its first stage."""
     row = connection.execute(sa.select(cycle_progress).where(cycle_progress.c.cycle_id == cycle_id)).one_or_none()
-    return None if row is None else dict(row._mapping)
+    return None if row is None else plain(row)

@@ -19,6 +19,7 @@ from app import __version__
 from app.roles import Role
 from app.settings import Settings
 from app.store import cycles, examples
+from app.store.database import DatabaseUnavailable
 from app.web.ingest import OtlpIngest, add_ingest
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def create_web(settings: Settings, role: Role, state: WorkerState) -> FastAPI:
                 await stack.enter_async_context(ingest)
             yield
 
-    app = FastAPI(title=f"Constitutional Flywheel: {role.value}", version=__version__, lifespan=lifespan)
+    # No page of FastAPI's own: it loads scripts from elsewhere, which the headers below forbid.
+    title = f"Constitutional Flywheel: {role.value}"
+    app = FastAPI(title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     guard = [Depends(_bearer(settings))]
     if ingest is not None:
         add_ingest(app, ingest, guard)
@@ -98,8 +101,10 @@ def _bearer(settings: Settings) -> Callable[[Request], None]:
     def check(request: Request) -> None:
         if expected is None:
             return
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), expected.get_secret_value().encode()):
+        # RFC 6750: the scheme, in any case, and the token.
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode("latin-1"), expected.get_secret_value().encode())
+        if scheme.lower() != "bearer" or not right:
             raise HTTPException(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
 
     return check
@@ -110,7 +115,7 @@ def _stats(role: Role, state: WorkerState) -> dict[str, Any]:
     stats.update({name: dict(snapshot()) for name, snapshot in state.snapshots.items()})
     try:
         stats["store"] = dict(state.store_counts())
-    except sa.exc.SQLAlchemyError as error:
+    except (sa.exc.SQLAlchemyError, DatabaseUnavailable) as error:
         stats["store"] = {"unavailable": type(error).__name__}
     return stats
 
@@ -121,6 +126,6 @@ def _page(role: Role, state: WorkerState) -> dict[str, Any]:
         with state.database.read() as connection:
             shown["cycles"] = cycles.list_cycles(connection, limit=20)
             shown["waiting"] = examples.count_new(connection)
-    except sa.exc.SQLAlchemyError:
+    except (sa.exc.SQLAlchemyError, DatabaseUnavailable):
         pass
     return shown

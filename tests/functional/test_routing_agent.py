@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +46,8 @@ def run_worker(config: dict[str, Any]) -> None:
     from aiokafka import AIOKafkaProducer
     from redis.asyncio import Redis
 
-    from agents.routing.agent import AgentConfig, register
+    from agents.consume import ConsumeConfig
+    from agents.routing.agent import register
     from agents.routing.bounds import DecodeLimits
     from agents.routing.classify import RoutingRules
     from agents.routing.counters import Counters
@@ -93,7 +95,7 @@ def run_worker(config: dict[str, Any]) -> None:
         broker_max_poll_interval=86_400.0,
         consumer_auto_offset_reset="earliest",
     )
-    register(app, open_pipeline, AgentConfig(topic=config["input"], batch_messages=config["batch_messages"]))
+    register(app, open_pipeline, ConsumeConfig(batch_messages=config["batch_messages"]), config["input"])
     faust.Worker(app, loglevel="warning").execute_from_commandline()
 
 
@@ -124,11 +126,11 @@ def create_topics(address: str, names: Iterable[str]) -> None:
 
     producer = Producer({"bootstrap.servers": address})
 
-    def partitions(name: str) -> int:
-        return len(producer.list_topics(name, timeout=10).topics[name].partitions)
+    def has_partitions(name: str) -> bool:
+        return len(producer.list_topics(name, timeout=10).topics[name].partitions) == PARTITIONS
 
     for name in names:
-        wait_for(lambda name=name: partitions(name) == PARTITIONS, f"topic {name} exists", 30)
+        wait_for(partial(has_partitions, name), f"topic {name} exists", 30)
 
 
 @dataclass
@@ -176,7 +178,7 @@ class Stack:
 
         producer = Producer({"bootstrap.servers": self.broker, "acks": "all"})
         for key, value, headers in messages:
-            producer.produce(self.input, value, key, headers=headers)  # type: ignore[call-overload]
+            producer.produce(self.input, value, key, headers=headers)
         assert producer.flush(30) == 0
 
 

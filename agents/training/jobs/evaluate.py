@@ -53,6 +53,9 @@ def main(specification: dict[str, Any], channel: JobChannel) -> dict[str, Any]:
         version = registry.version_of_cycle(connection, job.cycle_id)
     if version is None:
         raise RuntimeError(f"cycle {job.cycle_id} has no trained adapter to evaluate")
+    finished = _finished(job.directory, version.digest)
+    if finished is not None:
+        return finished
     prompts, from_events = _prompts(job)
     student = load_student(job.config.student)
     total = 2 * len(prompts)
@@ -202,6 +205,15 @@ def _loss_examples(job: Job, student: Student) -> list[TrainExample]:
     ]
 
 
+def _finished(directory: Path, digest: str) -> dict[str, Any] | None:
+    """This adapter's evaluation, where one has ended: whoever waited for the gate since need not repeat it."""
+    try:
+        evaluation: dict[str, Any] = orjson.loads((directory / "evaluation.json").read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return evaluation if evaluation.get("adapter_digest") == digest else None
+
+
 def _write(directory: Path, evaluation: dict[str, Any], base: Run, candidate: Run, from_events: int) -> None:
     public = len(base.judged) - from_events
     samples = [
@@ -217,7 +229,8 @@ def _write(directory: Path, evaluation: dict[str, Any], base: Run, candidate: Ru
         for before, after in zip(base.judged[:public], candidate.judged[:public], strict=True)
     ]
     directory.mkdir(parents=True, exist_ok=True)
-    for name, document in (("evaluation", evaluation), ("samples", samples)):
+    # The evaluation last: where it stands, all has ended.
+    for name, document in (("samples", samples), ("evaluation", evaluation)):
         target = directory / f"{name}.json"
         partial = target.with_suffix(".partial")
         partial.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))

@@ -72,7 +72,8 @@ def attach_adapter(base: Any, spec: LoraSpec, *, seed: int | None = None) -> Any
 
 def adapter_state(model: Any) -> dict[str, torch.Tensor]:
     """A copy of the adapter's weights on the CPU, by PEFT's names."""
-    state: Mapping[str, torch.Tensor] = get_peft_model_state_dict(model)
+    # Left to itself PEFT asks the hub whether the vocabulary grew.
+    state: Mapping[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
 

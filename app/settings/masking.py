@@ -1,0 +1,27 @@
+"""Settings as they may be shown: without secrets, and without the passwords that URLs carry."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+
+MASK = "********"
+# A password with an @ of its own is covered up to the last one before the path.
+_USER_INFO = re.compile(r"(://[^/?#:@\s]*:)[^/?#\s]*@")
+_PARAMETER = re.compile(r"([?&]password=)[^&\s]*", re.IGNORECASE)
+
+
+def hide_password(text: str) -> str:
+    """A text with the password of every URL in it masked."""
+    return _PARAMETER.sub(rf"\1{MASK}", _USER_INFO.sub(rf"\1{MASK}@", text))
+
+
+def masked(value: Any) -> Any:
+    """Settings (or any part of them) as plain values, secrets and passwords masked."""
+    if isinstance(value, SecretStr):
+        return MASK
+    if isinstance(value, BaseModel):
+        return {name: masked(inner) for name, inner in value}
+    return hide_password(value) if isinstance(value, str) else value

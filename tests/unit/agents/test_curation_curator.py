@@ -1,0 +1,288 @@
+"""The curator against a plain model of its rules: redeliveries, any order, any batches, hostile records."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
+
+from agents.curation.curator import CuratedRecord, Curator
+from agents.curation.examples import example_id, to_example
+from agents.curation.triggers import CountTrigger
+from app.store import Database, cycles, examples
+from app.store.tables import examples as examples_table
+from app.store.tables import pending_feedback
+from models.cycle import CycleState, TriggerType
+from models.event import Identity
+from models.example import Lineage
+
+NEVER = CountTrigger(min_examples=10_000, settle_s=0.0, cooldown_s=0.0)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    database.migrate()
+    yield database
+    database.close()
+
+
+def violation(event_id: str | None, service: str = "svc", **changes: Any) -> dict[str, Any]:
+    identity = {"service": service, "id": str(event_id), "fingerprint": "f"}
+    return {
+        "event_id": event_id,
+        "event_classification": "constitutional_violation",
+        "model_id": "m",
+        "prompt": "question",
+        "response": "answer",
+        "violations": ["harm"],
+        "routing_metadata": {"identity": identity},
+    } | changes
+
+
+def review(name: str, target: str, verdict: str, service: str = "svc") -> dict[str, Any]:
+    changes = {"event_classification": "human_feedback", "target_event_id": target, "verdict": verdict}
+    return violation(name, service, source="human_review", **changes)
+
+
+def records(events: Sequence[dict[str, Any]]) -> list[CuratedRecord]:
+    return [CuratedRecord(event, Lineage(topic="t", partition=0, offset=n)) for n, event in enumerate(events)]
+
+
+def key_of(event: dict[str, Any]) -> str:
+    return example_id(Identity(**event["routing_metadata"]["identity"]))
+
+
+@dataclass
+class PlainModel:
+    """The rules as one would tell them: an event is an example once; a review counts once, when its event is there."""
+
+    examples: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reviews: dict[str, dict[str, Any]] = field(default_factory=dict)
+    applied: set[str] = field(default_factory=set)
+
+    def store(self, batch: Sequence[dict[str, Any]]) -> None:
+        for event in batch:
+            if event["event_classification"] == "human_feedback":
+                self.reviews.setdefault(key_of(event), event)
+            else:
+                base = 10 if event["event_classification"] == "constitutional_violation" else 5
+                fresh = {"event_id": event["event_id"], "priority": base, "status": "new"}
+                self.examples.setdefault(key_of(event), fresh)
+        for key, event in self.reviews.items():
+            targets = [one for one in self.examples.values() if one["event_id"] == event["target_event_id"]]
+            if key in self.applied or len(targets) != 1:
+                continue
+            self.applied.add(key)
+            if event["verdict"] == "approve":
+                targets[0]["status"] = "retired"
+            else:
+                targets[0]["priority"] += 20
+
+    def state(self) -> dict[str, tuple[str | None, int, str]]:
+        return {key: (one["event_id"], one["priority"], one["status"]) for key, one in self.examples.items()}
+
+
+def stored(database: Database) -> dict[str, tuple[str | None, int, str]]:
+    table = examples_table.c
+    with database.read() as connection:
+        rows = connection.execute(sa.select(table.example_id, table.event_id, table.priority, table.status)).all()
+    return {row.example_id: (row.event_id, row.priority, row.status) for row in rows}
+
+
+def empty(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(sa.delete(pending_feedback))
+        connection.execute(sa.delete(examples_table))
+
+
+EVENT_IDS = st.sampled_from(["e1", "e2", "e3", "e4"])
+EVENTS = st.one_of(
+    st.builds(
+        violation,
+        EVENT_IDS,
+        st.sampled_from(["svc", "svc", "other"]),  # two services may use one event id
+        event_classification=st.sampled_from(["constitutional_violation", "model_optimization_trigger"]),
+    ),
+    st.builds(review, st.sampled_from([f"r{n}" for n in range(6)]), EVENT_IDS, st.sampled_from(["approve", "reject"])),
+)
+BATCHES = st.lists(st.lists(EVENTS, max_size=6), max_size=6)
+
+
+@limits(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=BATCHES)
+def test_any_batches_give_what_the_rules_give(database: Database, batches: list[list[dict[str, Any]]]) -> None:
+    empty(database)
+    curator, model = Curator(database, NEVER), PlainModel()
+    for batch in batches:
+        outcome = curator.store(records(batch))
+        model.store(batch)
+        assert stored(database) == model.state()
+        taken = outcome["examples"] + outcome["examples_known"]
+        assert taken == sum(event["event_classification"] != "human_feedback" for event in batch)
+    assert curator.counts["examples"] == len(model.examples)
+    assert curator.counts["feedback"] == len(model.reviews)
+    assert curator.counts["feedback_applied"] == len(model.applied)
+
+
+@limits(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_redelivery_and_order_do_not_matter(database: Database, data: st.DataObject) -> None:
+    """Event ids of one service: whatever is delivered twice, late, or in other batches, the end is the same."""
+    events = [violation(f"e{n}") for n in range(4)]
+    events += [review(f"r{n}", f"e{n % 4}", "approve" if n == 3 else "reject") for n in range(6)]
+    expected = PlainModel()
+    expected.store(events)
+    again = data.draw(st.lists(st.sampled_from(events), max_size=10))
+    order = data.draw(st.permutations(events + again))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(order)), max_size=5)))
+    empty(database)
+    curator = Curator(database, NEVER)
+    for start, end in zip([0, *cuts], [*cuts, len(order)], strict=True):
+        curator.store(records(order[start:end]))
+    assert stored(database) == expected.state()
+
+
+def test_more_reviews_than_one_round_applies(database: Database) -> None:
+    curator = Curator(database, NEVER)
+    curator.store(records([review(f"r{number}", "e1", "reject") for number in range(1100)]))
+    outcome = curator.store(records([violation("e1")]))
+    assert outcome["feedback_applied"] == 1100
+    assert stored(database) == {key_of(violation("e1")): ("e1", 10 + 20 * 1100, "new")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ({"prompt": None}, "no_prompt"),
+        ({"model_id": None}, "no_model"),
+        ({"model_id": "m" * 5000}, "bad_name"),
+        ({"event_classification": "human_feedback"}, "no_target"),
+        ({"event_classification": "human_feedback", "target_event_id": "e1"}, "no_verdict"),
+        ({"event_classification": "nonsense"}, "invalid"),
+        ({"event_classification": ["x"]}, "invalid"),
+        ({"compliance_score": "high"}, "invalid"),
+        ({"routing_metadata": {"identity": {"service": 1}}}, "invalid"),
+        ({"routing_metadata": {}}, "invalid"),
+        ({"prompt": "a\x00b", "event_id": "x\x00y"}, "examples"),
+        ({"event_id": secrets.token_hex(50_000)}, "examples"),
+        ({"workload_id": "w" * 100_000, "violations": ["v" * 100_000]}, "examples"),
+        ({"event_classification": "human_feedback", "target_event_id": secrets.token_hex(50_000), "verdict": "reject"},
+         "feedback"),
+    ],
+)  # fmt: skip
+def test_no_record_stops_those_behind_it(database: Database, changes: dict[str, Any], outcome: str) -> None:
+    """The router writes these topics, but so may others; what the store cannot take must not come back for ever."""
+    counts = Curator(database, NEVER).store(records([violation("e1") | changes, violation("good")]))
+    assert counts[outcome] >= 1
+    assert counts["examples"] == (2 if outcome == "examples" else 1)
+    assert key_of(violation("good")) in stored(database)
+
+
+def test_an_event_without_its_classification_is_counted(database: Database) -> None:
+    bare = violation("e1")
+    del bare["event_classification"]
+    assert Curator(database, NEVER).store(records([bare])) == {"invalid": 1} | dict.fromkeys(
+        ("examples", "examples_known", "feedback", "feedback_applied"), 0
+    )
+
+
+def test_a_batch_is_one_transaction(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    curator = Curator(database, NEVER)
+
+    def fail(*_: Any) -> None:
+        raise sa.exc.OperationalError("insert", None, Exception("gone"))
+
+    with monkeypatch.context() as broken:
+        broken.setattr("app.store.examples.add_feedback", fail)
+        with pytest.raises(sa.exc.OperationalError):
+            curator.store(records([violation("e1")]))
+    assert stored(database) == {}
+    assert curator.counts == {}
+    curator.store(records([violation("e1")]))
+    assert len(stored(database)) == 1
+
+
+@pytest.mark.postgres
+def test_feedback_stored_beside_its_event_is_not_forgotten(postgres_url: str) -> None:
+    """Two workers, two transactions: neither sees what the other writes."""
+    database = Database(postgres_url)
+    database.migrate()
+    curator = Curator(database, NEVER)
+    with database.write() as connection:
+        examples.insert(connection, [to_example(violation("e1"), Lineage(topic="t", partition=0, offset=0), "now")])
+        assert curator.store(records([review("r1", "e1", "reject")]))["feedback_applied"] == 0
+    curator.open_due_cycles()
+    assert stored(database) == {key_of(violation("e1")): ("e1", 30, "new")}
+    assert curator.counts["feedback_applied"] == 1
+    database.close()
+
+
+def test_reviews_that_two_workers_apply_at_once_all_count(database: Database) -> None:
+    workers, each = 4, 10
+    curator = Curator(database, NEVER)
+    curator.store(records([violation("e1")]))
+    start = threading.Barrier(workers)
+
+    def tell(worker: int) -> None:
+        start.wait(10)
+        for number in range(each):
+            curator.store(records([review(f"r{worker}-{number}", "e1", "reject")]))
+
+    with ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(tell, worker) for worker in range(workers)]:
+            done.result(60)
+    curator.open_due_cycles()
+    assert stored(database) == {key_of(violation("e1")): ("e1", 10 + 20 * workers * each, "new")}
+
+
+def test_a_cycle_opens_once_enough_examples_wait(database: Database) -> None:
+    curator = Curator(database, CountTrigger(min_examples=3, settle_s=0.0, cooldown_s=3600.0))
+    curator.store(records([violation(f"e{n}") for n in range(2)]))
+    curator.store(records([violation(f"h{n}", domain="health") for n in range(2)]))
+    assert curator.open_due_cycles() == []
+    curator.store(records([violation("e2"), violation("e2")]))
+    [cycle] = curator.open_due_cycles()
+    assert (cycle.model_id, cycle.domain, cycle.trigger_type) == ("m", "default", TriggerType.COUNT)
+    assert (cycle.requested_by, cycle.facts) == ("curation", {"waiting_examples": 3})
+    assert curator.open_due_cycles() == []  # it is open
+    with database.write() as connection:
+        cycles.transition(connection, cycle, CycleState.CANCELLED)
+    assert curator.open_due_cycles() == []  # the cool-down
+
+
+def test_a_burst_is_awaited(database: Database) -> None:
+    curator = Curator(database, CountTrigger(min_examples=2, settle_s=0.4, cooldown_s=0.0))
+    curator.store(records([violation("e1"), violation("e2")]))
+    stored_at = time.monotonic()
+    while not (opened := curator.open_due_cycles()):
+        assert time.monotonic() < stored_at + 20
+        time.sleep(0.02)
+    assert time.monotonic() - stored_at >= 0.4
+    assert len(opened) == 1
+
+
+def test_curators_side_by_side_open_one_cycle(database: Database) -> None:
+    workers = 4
+    trigger = CountTrigger(min_examples=2, settle_s=0.0, cooldown_s=0.0)
+    Curator(database, NEVER).store(records([violation(f"e{n}", model_id=f"m{n % 3}") for n in range(9)]))
+    start = threading.Barrier(workers)
+
+    def check(_: int) -> list[str]:
+        curator = Curator(database, trigger)
+        start.wait(10)
+        return [cycle.model_id for cycle in curator.open_due_cycles()]
+
+    with ThreadPoolExecutor(workers) as pool:
+        opened = [model for models in pool.map(check, range(workers), timeout=60) for model in models]
+    assert sorted(opened) == ["m0", "m1", "m2"]
