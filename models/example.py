@@ -12,12 +12,13 @@ from models.event import Classification, Identity
 class ExampleStatus(StrEnum):
     """Where an example stands.
 
-    `new` may enter a cycle; `used` has been in one that trained; `retired` was approved by a human (nothing to
-    mend); `forgotten` has lost its text.
+    `new` may enter a cycle; `used` has been in one that trained; `held_out` is kept for evaluation and never trained
+    on; `retired` was approved by a human (nothing to mend); `forgotten` has lost its text.
     """
 
     NEW = "new"
     USED = "used"
+    HELD_OUT = "held_out"
     RETIRED = "retired"
     FORGOTTEN = "forgotten"
 

@@ -15,7 +15,7 @@ from app.store import Database, cycles, examples
 from app.store.database import utc_now
 from models.cycle import Cycle, TriggerType
 from models.event import Classification, Verdict
-from models.example import Lineage
+from models.example import ExampleStatus, Lineage
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,9 @@ class Curator:
                     row.signed,
                 )
                 changes = feedback_changes(feedback, target.priority)
+                if target.status is not ExampleStatus.NEW:
+                    # What a cycle has used, or somebody has had forgotten, stays so.
+                    changes.pop("status", None)
                 examples.apply_feedback(connection, row.feedback_id, example_id, changes)
             applied += len(found)
         return applied

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -13,9 +14,10 @@ import sqlalchemy as sa
 from agents.training.child import JobFailed
 from agents.training.context import StageContext
 from agents.training.planning import BudgetUsedUp
-from agents.training.stages import STAGES, domain_lease
+from agents.training.stages import STAGES
 from app.store import cycles, leases
 from app.store.leases import FenceLost, Lease
+from app.store.ledger import domain_lease
 from models.cycle import TERMINAL_STATES, Cycle, CycleState
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ TRANSIENT = frozenset(
 )
 REFUSALS = frozenset({"BudgetUsedUp", "BudgetExhaustedError"})
 MAX_ATTEMPTS = 3
+MAX_WAIT_S = 15.0
+"""A transient fault is asked about again after twice the time of the last try, up to this."""
 
 
 class CycleRunner:
@@ -42,6 +46,8 @@ class CycleRunner:
     def __init__(self, context: StageContext) -> None:
         self.context = context
         self._attempts: Counter[str] = Counter()
+        self._waits: Counter[str] = Counter()
+        self._not_before: dict[str, float] = {}
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -65,6 +71,8 @@ class CycleRunner:
     async def run_once(self) -> None:
         """Advance every open cycle whose model nobody else works on."""
         for seen in await asyncio.to_thread(self._open_cycles):
+            if time.monotonic() < self._not_before.get(seen.cycle_id, 0.0):
+                continue
             taken = await asyncio.to_thread(self._take, seen)
             if taken is None:
                 continue
@@ -87,13 +95,17 @@ class CycleRunner:
                 return
             if following is None:
                 return
+            self._waits.pop(cycle.cycle_id, None)
             logger.info("%s -> %s", cycle.state, following.state, extra={"cycle_id": cycle.cycle_id})
             cycle = following
 
     async def _handle(self, cycle: Cycle, error: Exception) -> None:
         kind = error.kind if isinstance(error, JobFailed) else type(error).__name__
         if kind in TRANSIENT:
-            logger.warning("%s, waiting: %s", kind, error, extra={"cycle_id": cycle.cycle_id})
+            self._waits[cycle.cycle_id] += 1
+            wait_s = min(MAX_WAIT_S, self.context.config.poll_s * 2.0 ** self._waits[cycle.cycle_id])
+            self._not_before[cycle.cycle_id] = time.monotonic() + wait_s
+            logger.warning("%s, again in %.0f s: %s", kind, wait_s, error, extra={"cycle_id": cycle.cycle_id})
             return
         self._attempts[cycle.cycle_id] += 1
         if kind == "Died" and self._attempts[cycle.cycle_id] < MAX_ATTEMPTS:
@@ -120,7 +132,7 @@ class CycleRunner:
         finally:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
-            await asyncio.to_thread(self._release, lease)
+            await asyncio.to_thread(self._release, lease, cycle)
 
     async def _keep(self, lease: Lease, cycle: Cycle, work: asyncio.Task[None]) -> None:
         """Renew the lease; stop the work when it is lost, or when somebody cancelled the cycle."""
@@ -162,9 +174,10 @@ class CycleRunner:
                 return None
             return cycle, lease
 
-    def _release(self, lease: Lease) -> None:
+    def _release(self, lease: Lease, cycle: Cycle) -> None:
         with contextlib.suppress(sa.exc.OperationalError), self.context.database.write() as connection:
             leases.release(connection, lease)
+            leases.release_if_held(connection, domain_lease(cycle.domain), self.context.holder)
 
     def _open_cycles(self) -> list[Cycle]:
         with self.context.database.read() as connection:

@@ -17,6 +17,7 @@ from agents.training.context import StageContext
 from app.store import approvals, cycles, examples, leases, ledger, registry, revisions
 from models.cycle import Cycle, CycleState, TrainingPlan
 from models.decision import GateDecision
+from models.example import ExampleStatus
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +26,6 @@ Stage = Callable[[StageContext, Cycle], Awaitable[Cycle | None]]
 
 class WatcherAway(RuntimeError):
     """The policy engine or the audit engine does not answer. Nothing is decided; the cycle waits and asks again."""
-
-
-def domain_lease(domain: str) -> str:
-    """The lease that whoever spends a domain's budget holds."""
-    return f"domain:{domain}"
 
 
 async def start(context: StageContext, cycle: Cycle) -> Cycle | None:
@@ -48,10 +44,15 @@ async def prepare(context: StageContext, cycle: Cycle) -> Cycle | None:
 
     def snapshot() -> Cycle:
         with context.database.write() as connection:
+            # Raises where the domain's budget is used up: no text need be revised then.
+            planning.epsilon_target(config, len(ledger.trained_cycles(connection, cycle.domain)))
             waiting = examples.waiting(connection, cycle.model_id, cycle.domain)
             manifest = snapshots.build(
                 cycle.cycle_id, cycle.domain, waiting, rules, context.has_pii, context.constitution_digest
             )
+            held_out = [member.example_id for member in manifest.held_out]
+            # They stay held out whatever becomes of this cycle: a prompt's side of the split never changes.
+            examples.mark(connection, held_out, ExampleStatus.HELD_OUT, cycle.cycle_id)
             if not manifest.members:
                 return cycles.transition(
                     connection,
@@ -136,7 +137,7 @@ async def run_training(context: StageContext, cycle: Cycle) -> Cycle | None:
                 },
             )
             members = [member.example_id for member in cycles.get_manifest(connection, cycle.cycle_id).members]
-            examples.mark_used(connection, members, cycle.cycle_id)
+            examples.mark(connection, members, ExampleStatus.USED, cycle.cycle_id)
             leases.release(connection, lease)
             return cycles.transition(
                 connection,
@@ -286,7 +287,7 @@ def _plan(context: StageContext, cycle: Cycle) -> tuple[TrainingPlan, planning.P
 
 def _take_domain(context: StageContext, cycle: Cycle) -> leases.Lease | None:
     with context.database.write() as connection:
-        return leases.acquire(connection, domain_lease(cycle.domain), context.holder, context.config.lease_s)
+        return leases.acquire(connection, ledger.domain_lease(cycle.domain), context.holder, context.config.lease_s)
 
 
 def _latest_approval(context: StageContext, cycle_id: str) -> Any:

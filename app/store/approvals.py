@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from app.store import outbox
 from app.store.database import utc_now
 from app.store.tables import approvals
-from models.cycle import Cycle
+from models.cycle import TERMINAL_STATES, Cycle
 
 
 class ApprovalRefused(RuntimeError):
@@ -29,7 +29,9 @@ def decide(
     valid_hours: float = 72.0,
 ) -> str:
     """Record a reviewer's decision on the cycle's present plan; raises `ApprovalRefused`."""
-    if reviewer == cycle.requested_by:
+    if cycle.state in TERMINAL_STATES:
+        raise ApprovalRefused(f"cycle {cycle.cycle_id} has ended ({cycle.state}): there is nothing left to decide")
+    if reviewer.strip().casefold() == cycle.requested_by.strip().casefold():
         raise ApprovalRefused(
             f"{reviewer} requested cycle {cycle.cycle_id} and cannot approve it: ask another reviewer"
         )

@@ -59,8 +59,8 @@ def waiting(connection: Connection, model_id: str, domain: str) -> list[Example]
     return [_example(row) for row in rows]
 
 
-def mark_used(connection: Connection, example_ids: list[str], cycle_id: str) -> None:
-    """These have been trained on by that cycle."""
+def mark(connection: Connection, example_ids: list[str], status: ExampleStatus, cycle_id: str) -> None:
+    """These new examples have been taken by that cycle: trained on, or held out for its evaluation."""
     for start in range(0, len(example_ids), 500):
         connection.execute(
             sa.update(examples)
@@ -68,7 +68,7 @@ def mark_used(connection: Connection, example_ids: list[str], cycle_id: str) -> 
                 examples.c.example_id.in_(example_ids[start : start + 500]),
                 examples.c.status == ExampleStatus.NEW,
             )
-            .values(status=ExampleStatus.USED, cycle_id=cycle_id),
+            .values(status=status, cycle_id=cycle_id),
         )
 
 

@@ -78,3 +78,10 @@ def extend_if_held(connection: Connection, name: str, holder: str, ttl_s: float)
         .where(leases.c.name == name, leases.c.holder == holder, leases.c.expires_at > now)
         .values(expires_at=now + ttl_s),
     )
+
+
+def release_if_held(connection: Connection, name: str, holder: str) -> None:
+    """Give back a lease that `holder` holds; nothing happens otherwise."""
+    connection.execute(
+        sa.update(leases).where(leases.c.name == name, leases.c.holder == holder).values(expires_at=0.0),
+    )

@@ -10,13 +10,20 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.store import leases, outbox
-from app.store.leases import Lease
+from app.store.leases import FenceLost, Lease
 from app.store.tables import ledger
 from models.privacy import LedgerEntry
 
 
+def domain_lease(domain: str) -> str:
+    """The name of the lease that whoever spends a domain's budget holds."""
+    return f"domain:{domain}"
+
+
 def reserve(connection: Connection, entry: LedgerEntry, lease: Lease) -> None:
     """Reserve steps under the domain's lease; raises `FenceLost` when it is no longer ours, and writes nothing."""
+    if lease.name != domain_lease(entry.domain) or lease.fence != entry.fence:
+        raise FenceLost(f"lease {lease.name} (fence {lease.fence}) does not pay for domain {entry.domain}")
     leases.require(connection, lease)
     connection.execute(sa.insert(ledger).values(**entry.model_dump()))
     outbox.audit(connection, "privacy_ledger", entry.model_dump(mode="json"))

@@ -12,6 +12,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.store.database import DatabaseUnavailable
 
 Snapshot = Callable[[], Mapping[str, Any]]
 
@@ -68,7 +71,13 @@ class StoreCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The metrics as of now."""
-        counts = self.snapshot()
+        help_text = "Whether the store answered this scrape."
+        try:
+            counts = self.snapshot()
+        except (SQLAlchemyError, DatabaseUnavailable):
+            yield GaugeMetricFamily("flywheel_store_up", help_text, value=0)
+            return
+        yield GaugeMetricFamily("flywheel_store_up", help_text, value=1)
         states = GaugeMetricFamily("flywheel_cycles", "Optimization cycles by state.", labels=["state"])
         for state, count in sorted(counts["cycles"].items()):
             states.add_metric([state], count)

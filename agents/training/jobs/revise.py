@@ -61,6 +61,8 @@ def _rounds(job: Job, drafts: list[Draft], channel: JobChannel, total: int) -> i
     open_drafts = [draft for draft in drafts if not draft.compliant]
     done = total - len(open_drafts)
     channel.progress(done=done, total=total, round=0)
+    if not open_drafts:
+        return 0
     student = load_student(job.config.student)
     tokens = 0
     for round_number in range(1, job.config.revision.max_rounds + 1):

@@ -80,3 +80,16 @@ def test_a_cycle_without_a_plan_cannot_be_approved(database: Database) -> None:
         with pytest.raises(approvals.ApprovalRefused, match="no plan yet"):
             approvals.decide(connection, cycle, reviewer="bob", approved=True, comment="")
         assert decisions(connection) == []
+
+
+def test_the_requester_is_known_however_the_name_is_written(database: Database) -> None:
+    with database.write() as connection, pytest.raises(approvals.ApprovalRefused, match="requested"):
+        approvals.decide(connection, planned(connection), reviewer=" Alice", approved=True, comment="")
+
+
+def test_an_ended_cycle_has_nothing_left_to_decide(database: Database) -> None:
+    with database.write() as connection:
+        ended = cycles.transition(connection, planned(connection), CycleState.CANCELLED)
+        with pytest.raises(approvals.ApprovalRefused, match="ended"):
+            approvals.decide(connection, ended, reviewer="bob", approved=True, comment="")
+        assert decisions(connection) == []

@@ -73,7 +73,7 @@ def test_the_same_batch_twice_changes_nothing(database: Database) -> None:
     batch = [example(number) for number in range(5)]
     with database.write() as connection:
         assert examples.insert(connection, batch[:3]) == 3
-        examples.mark_used(connection, [batch[0].example_id], "c1")
+        examples.mark(connection, [batch[0].example_id], ExampleStatus.USED, "c1")
     again = [one.model_copy(update={"prompt": "changed", "priority": 99}) for one in batch]
     with database.write() as connection:
         assert examples.insert(connection, again) == 2
@@ -127,7 +127,7 @@ def test_who_waits_for_a_cycle(database: Database) -> None:
             ("m", "health", 1),
             ("other", "default", 1),
         ]
-        examples.mark_used(connection, [old.example_id, f"{6:032x}"], "c1")
+        examples.mark(connection, [old.example_id, f"{6:032x}"], ExampleStatus.USED, "c1")
         assert examples.waiting(connection, "m", "default") == [urgent, young]
         rows = connection.execute(sa.select(table.c.example_id, table.c.cycle_id, table.c.status)).all()
     marked = {row.example_id: (row.cycle_id, row.status) for row in rows if row.cycle_id}
@@ -139,7 +139,7 @@ def test_more_examples_than_one_statement_takes(database: Database) -> None:
     ids = [one.example_id for one in batch]
     with database.write() as connection:
         assert examples.insert(connection, batch) == 1201
-        examples.mark_used(connection, ids, "c1")
+        examples.mark(connection, ids, ExampleStatus.USED, "c1")
         assert {one.status for one in examples.get(connection, ids).values()} == {ExampleStatus.USED}
 
 

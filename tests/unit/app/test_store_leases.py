@@ -255,13 +255,23 @@ def test_cycles_stand_in_the_order_of_their_first_step(database: Database) -> No
         assert connection.execute(sa.select(sa.func.count()).select_from(ledger_table)).scalar_one() == 5
 
 
+def test_a_lease_pays_for_its_own_domain_and_fence_only(database: Database) -> None:
+    with database.write() as connection:
+        cycle, lease = opened(connection), taken(connection, "a")
+        foreign = taken(connection, "a", "domain:other")
+        for wrong, held in ((entry(cycle, foreign), foreign), (entry(cycle, lease, fence=lease.fence + 1), lease)):
+            with pytest.raises(FenceLost, match="does not pay"):
+                ledger.reserve(connection, wrong, held)
+        assert ledger.steps_of(connection, cycle.cycle_id) == 0
+
+
 def test_what_each_domain_has_spent(database: Database) -> None:
     with database.write() as connection:
         assert budget.spent(connection) == []
-        lease = taken(connection, "a")
         first, second, elsewhere = opened(connection, "m1"), opened(connection, "m2"), opened(connection, "m3", "e")
         opened(connection, "idle")
         for cycle in (first, second, elsewhere):
+            lease = taken(connection, "a", ledger.domain_lease(cycle.domain))
             ledger.reserve(connection, entry(cycle, lease), lease)
         for state in (CycleState.PREPARING, CycleState.REVISING):
             first = cycles.transition(connection, first, state)

@@ -120,7 +120,7 @@ def _queued(url: str) -> list[dict[str, Any]]:
         plan = TrainingPlan.model_validate(load("TrainingPlan.first_cycle"))
         cycle = cycles.transition(connection, cycle, CycleState.PREPARING, plan=plan, plan_digest="0" * 64)
         approvals.decide(connection, cycle, reviewer="bob", approved=True, comment="")
-        lease = leases.acquire(connection, "domain:d", "a", 60.0)
+        lease = leases.acquire(connection, ledger.domain_lease(load("LedgerEntry.one_step")["domain"]), "a", 60.0)
         assert lease is not None
         document = load("LedgerEntry.one_step") | {"cycle_id": cycle.cycle_id, "fence": lease.fence}
         ledger.reserve(connection, LedgerEntry.model_validate(document), lease)
