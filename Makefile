@@ -32,7 +32,7 @@ up: ## the embedded stack and all workers, for development
 test: ## all tests (ARGS='tests/unit -k name' for some; FLYWHEEL_REQUIRE_ALL=1 makes a skip a failure)
 	@docker/install/system.sh test
 	@docker/install/python.sh $(VENV) engine train embedded test
-	$(BIN)/python -m pytest $(ARGS)
+	FLYWHEEL_OPA=$$(docker/install/opa.sh) $(BIN)/python -m pytest $(ARGS)
 
 lint: venv ## style of Python and shell
 	$(BIN)/ruff check .

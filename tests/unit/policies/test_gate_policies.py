@@ -27,7 +27,7 @@ from policies.gate.opa_engine import OpaConfig, OpaEngine
 from policies.gate.regopy_engine import RegopyEngine
 
 TABLE = yaml.safe_load((Path(__file__).parents[2] / "data" / "policy_cases.yaml").read_text(encoding="utf-8"))
-OPA_COMMAND = "go install github.com/open-policy-agent/opa@v1.22.2 (and FLYWHEEL_OPA=/path/to/opa if not on PATH)"
+OPA_COMMAND = "docker/install/opa.sh (needs Go; FLYWHEEL_OPA=/path/to/opa names one that is there)"
 _ABSENT = object()
 
 
