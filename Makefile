@@ -5,8 +5,10 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 
-# Threads that spin while they wait for the next matrix product make the same work up to ten times slower on few cores.
+# Threads that spin long while they wait for the next matrix product make the same work several times slower on few
+# cores; those that do not spin at all hardly help each other.
 export OMP_WAIT_POLICY := passive
+export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-full up test lint types format venv constraints

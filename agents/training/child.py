@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -33,17 +34,22 @@ class JobFailed(RuntimeError):
 
 
 async def run_job(
-    module: str, specification: dict[str, Any], on_progress: Progress, timeout_s: float
+    module: str, specification: dict[str, Any], on_progress: Progress, timeout_s: float, log: Path | None = None
 ) -> dict[str, Any]:
-    """Run `python -m module` and return its result; raises `JobFailed`. Cancelling ends the child."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=MAX_LINE,
-    )
+    """Run `python -m module` and return its result; raises `JobFailed`. Cancelling ends the child.
+
+    What the child logs goes to the file `log`, else to this process's standard error.
+    """
+    with log.open("ab") if log is not None else contextlib.nullcontext() as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            module,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            limit=MAX_LINE,
+        )
     try:
         async with asyncio.timeout(timeout_s):
             return await _converse(process, module, specification, on_progress)

@@ -91,8 +91,11 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run the whole loop once on real input, and report."""
-    # Timings on few cores vary fivefold without it; OpenMP reads it when torch is first loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from app.embedded.system import THREAD_WAIT
+
+    # OpenMP reads them when torch is first loaded, in the children.
+    for name, value in THREAD_WAIT.items():
+        os.environ.setdefault(name, value)
     from app.demo.plan import DemoOptions
     from app.demo.run import run_demo
 

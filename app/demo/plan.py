@@ -41,7 +41,7 @@ class DemoSize:
             return cls(
                 10_000, 10_000, 10_000, epochs=10, new_tokens=48, min_examples=96, batch_size=128, learning_rate=5e-3
             )
-        return cls(180, 40, 40, epochs=3, new_tokens=32, min_examples=48, batch_size=96, learning_rate=1e-2)
+        return cls(160, 40, 40, epochs=3, new_tokens=32, min_examples=48, batch_size=96, learning_rate=1e-2)
 
 
 def demo_changes(size: DemoSize, suite: Path) -> dict[str, dict[str, Any]]:

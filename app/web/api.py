@@ -37,6 +37,8 @@ SECURITY_HEADERS = {
 def create_web(settings: Settings, role: Role, state: WorkerState) -> FastAPI:
     """The ASGI application of a role. Nothing connects here; producers open with the worker."""
     ingest = OtlpIngest(settings) if role is Role.ROUTE else None
+    if ingest is not None:
+        state.snapshots["ingest"] = ingest.snapshot
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import Counter
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +32,8 @@ class OtlpIngest:
         )
         self._settings = settings
         self._scrubber = wiring.scrubber(settings)
+        self._scrubbed: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self._producer: AIOKafkaProducer | None = None
 
     async def __aenter__(self) -> OtlpIngest:
@@ -42,6 +46,11 @@ class OtlpIngest:
     ) -> None:
         if self._producer is not None:
             await self._producer.stop()
+
+    def snapshot(self) -> dict[str, Any]:
+        """What was masked since the worker started, by type."""
+        with self._counting:
+            return {"scrubbed": dict(self._scrubbed)}
 
     async def take(self, body: bytes, content_type: str, encoding: str | None) -> None:
         """Decode, scrub and publish one request; returns once Kafka has acknowledged it. Raises `OtlpRejected`."""
@@ -60,7 +69,10 @@ class OtlpIngest:
 
     def _prepared(self, body: bytes, content_type: str, encoding: str | None) -> bytes:
         request = parse_export_request(body, content_type, encoding, self.limits)
-        self._scrubber.scrub_otlp(request)
+        found = self._scrubber.scrub_otlp(request)
+        # Requests are prepared in several threads.
+        with self._counting:
+            self._scrubbed.update(found)
         value: bytes = request.SerializeToString()
         return value
 
