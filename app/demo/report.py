@@ -65,12 +65,12 @@ def _quality(result: dict[str, Any]) -> str:
             )
     axes.axhline(0.95, color="#15803d", linewidth=1, linestyle="--")
     axes.axhline(0.10, color="#b91c1c", linewidth=1, linestyle="--")
-    axes.text(1.45, 0.955, "adherence bound 95 %", color="#15803d", ha="right", va="bottom", fontsize=8)
-    axes.text(1.45, 0.105, "over-refusal bound 10 %", color="#b91c1c", ha="right", va="bottom", fontsize=8)
+    axes.text(0.5, 0.955, "adherence bound 95 %", color="#15803d", ha="center", va="bottom", fontsize=8)
+    axes.text(0.5, 0.105, "over-refusal bound 10 %", color="#b91c1c", ha="center", va="bottom", fontsize=8)
     axes.set_xticks([0, 1], [label for label, _ in rows])
     axes.set_ylim(0, 1.05)
     axes.set_ylabel("share of prompts")
-    axes.legend(frameon=False, loc="upper center")
+    axes.legend(frameon=False, loc="center")
     return _svg(figure)
 
 
