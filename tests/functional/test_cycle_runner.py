@@ -133,7 +133,7 @@ async def test_a_cycle_runs_through_an_outage_of_the_policy_engine_to_its_decisi
     async with at_work(bench.settings, bench.database):
         await until(lambda: bench.stage(cycle_id) == "revise", "the answers are being revised")
         await asyncio.to_thread(system.processes["policy-engine"].kill)
-        away = ("PolicyEngineUnavailable, waiting", "WatcherAway, waiting")
+        away = ("PolicyEngineUnavailable, again in", "WatcherAway, again in")
         await until(lambda: any(text in caplog.text for text in away), "the cycle waits for the policy engine")
         assert bench.cycle(cycle_id).state is CycleState.REVISING
         await asyncio.to_thread(bring_back, system, "policy-engine")
