@@ -45,6 +45,8 @@ def run_demo(settings: Settings, options: DemoOptions) -> int:
     """Run the demo; returns the exit status: 0 when the cycle ended and every event is accounted for."""
     # A stop by the terminal or a supervisor unwinds the block below, which ends what was started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell that starts a command in the background has it ignore Ctrl-C's signal; whoever sends it means it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return asyncio.run(_run(settings, options))
     except KeyboardInterrupt:
