@@ -178,7 +178,6 @@ class EvaluationSettings(Section):
 
     suites: tuple[Path, ...] = Field((), description="JSON lines: prompt, expected comply|refuse, category")
     max_new_tokens: int = Field(64, ge=1)
-    second_threshold: Fraction = 0.5
 
 
 class GateSettings(Section):
