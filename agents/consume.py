@@ -3,7 +3,8 @@
 An offset is acknowledged only once everything derived from its message is safe elsewhere. Faust's own batching
 (`stream.take`) acknowledges a batch when its generator closes, so also when the agent is cancelled in the middle of
 one; this loop therefore reads a stream without acknowledgements, gathers batches itself and acknowledges by hand.
-While one batch is being handled the next gathers, so batches grow with the load.
+Its events are whole chunks of a partition (`app.transport`). While one batch is finished (published, stored) the next
+is prepared, and the one after that gathers, so batches grow with the load and the processor never waits for a broker.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,16 +21,23 @@ from typing import Any, Protocol
 import faust
 
 from agents.routing.backoff import Backoff
-from agents.routing.message import InboundMessage, where
+from agents.routing.message import NO_HEADERS, Halt, InboundMessage, where
 
 log = logging.getLogger(__name__)
 
 
 class Handler(Protocol):
-    """Handles a batch; when it returns, everything derived from the batch is safe elsewhere."""
+    """Handles batches, in the order of each partition. Handling a batch again must change nothing.
 
-    async def handle(self, messages: Sequence[InboundMessage]) -> object:
-        """Handle the messages, in the order of each partition. Handling them again must change nothing."""
+    Either may raise: the handler is then closed, a new one is opened, and every batch that is not finished is handled
+    again from the start. `Halt` stops the worker.
+    """
+
+    async def prepare(self, messages: Sequence[InboundMessage]) -> Any:
+        """Do what may be done while the batch before is finished; returns what `finish` takes."""
+
+    async def finish(self, prepared: Any) -> object:
+        """Do the rest; when it returns, everything derived from the batch is safe elsewhere."""
 
 
 OpenHandler = Callable[[], AbstractAsyncContextManager[Handler]]
@@ -41,15 +49,15 @@ class ConsumeConfig:
     """How the agent gathers batches.
 
     Args:
-        batch_messages: at most so many messages in one batch.
+        batch_messages: a batch is full once it has so many messages; the chunk that fills it is taken whole.
         batch_bytes: a batch is full once its values reach this size; also how much waits beside it in memory.
-        linger_s: how long a batch that is not full waits for more. Single events cost Faust 60-100 us each to hand
-            over and a batch some 2 ms to claim and publish, so batches of a few would spend all on the latter.
+        linger_s: how long a batch that is not full waits for more. A batch costs some 2 ms to claim and publish, so
+            batches of a few would spend all on that.
         drain_timeout_s: at a stop, how long the batch in hand may take before it is left for redelivery.
     """
 
-    batch_messages: int = 1000
-    batch_bytes: int = 2 * 1024 * 1024
+    batch_messages: int = 5000
+    batch_bytes: int = 4 * 1024 * 1024
     linger_s: float = 0.02
     drain_timeout_s: float = 10.0
 
@@ -78,7 +86,8 @@ class Inbox:
 
     def __init__(self, config: ConsumeConfig) -> None:
         self._config = config
-        self._events: deque[Any] = deque()
+        self._events: list[Any] = []
+        self._messages = 0
         self._bytes = 0
         self._some = asyncio.Event()
         self._full = asyncio.Event()
@@ -89,21 +98,26 @@ class Inbox:
     async def put(self, event: Any) -> None:
         """Add an event; waits while the inbox is full."""
         await self._room.wait()
+        records = event.message.value.records
         self._events.append(event)
-        self._bytes += _size(event)
+        self._messages += len(records)
+        self._bytes += sum(len(record.value or b"") for record in records)
         self._some.set()
-        if len(self._events) >= self._config.batch_messages or self._bytes >= self._config.batch_bytes:
+        if self._messages >= self._config.batch_messages or self._bytes >= self._config.batch_bytes:
             self._room.clear()
             self._full.set()
 
-    async def take(self) -> list[Any]:
-        """Return what is there, at least one event and at most all that fits; an empty list once closed and empty."""
+    async def ready(self) -> None:
+        """Return once `take` gives a full batch, or what has come after the linger, or once the inbox is closed."""
         await self._some.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.linger_s):
                 await self._full.wait()
-        events, self._events = list(self._events), deque()
-        self._bytes = 0
+
+    def take(self) -> list[Any]:
+        """Return the events that are there; none only if the inbox is closed, or was not `ready`."""
+        events, self._events = self._events, []
+        self._messages = self._bytes = 0
         self._room.set()
         if not self.closed:
             self._some.clear()
@@ -120,8 +134,8 @@ class Inbox:
 class ConsumeLoop:
     """Reads, has handled and acknowledges, for as long as the worker runs.
 
-    Nothing but a stop ends it: whatever fails is tried again with back-off, for as long as it takes, since Faust
-    would acknowledge the events of an agent that raised.
+    Nothing but a stop or a `Halt` ends it: whatever else fails is tried again with back-off, for as long as it takes,
+    since Faust would acknowledge the events of an agent that raised.
     """
 
     def __init__(self, app: Any, stream: Any, open_handler: OpenHandler, config: ConsumeConfig, name: str) -> None:
@@ -131,7 +145,8 @@ class ConsumeLoop:
         self._open_handler = open_handler
         self._config = config
         self._inbox = Inbox(config)
-        self._batch: list[Any] = []
+        self._batches: deque[list[Any]] = deque()
+        """Taken and not yet finished, oldest first: at most two."""
 
     async def run(self) -> None:
         """Run until the stream ends or the task is cancelled."""
@@ -147,7 +162,7 @@ class ConsumeLoop:
                 task.cancel()
             await _finish(tasks, 2 * self._config.drain_timeout_s)
             # References would keep Faust waiting for messages that are left for redelivery.
-            self._batch = []
+            self._batches.clear()
             self._inbox = Inbox(self._config)
         for task in tasks:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
@@ -163,29 +178,69 @@ class ConsumeLoop:
     async def _work(self) -> None:
         """Keep a handler open and batches going through it; a broken one is closed and opened anew."""
         backoff = Backoff()
-        while not (self._inbox.closed and not self._batch):
+        while not (self._inbox.closed and not self._batches):
             try:
                 async with _closed_whole(self._open_handler(), self._config.drain_timeout_s) as handler:
                     await self._handle_all(handler, backoff)
+            except Halt as halt:
+                log.critical("%s stops: %s", self._name, halt)
+                await self._app.crash(halt)
+                return
             except Exception as error:  # noqa: BLE001 - see the class: an agent that raised would lose its events
                 attempt = backoff.attempts + 1
                 log.error("%s is interrupted by %s and starts anew (attempt %d)", self._name, where(error), attempt)
                 await backoff.wait()
 
     async def _handle_all(self, handler: Handler, backoff: Backoff) -> None:
-        while True:
-            if not self._batch:
-                self._batch = await self._inbox.take()
-                if not self._batch:
-                    return
-            # A rebalance leaves older messages behind; whoever owns their partitions now fetches them again.
-            current = [event for event in self._batch if self._is_current(event)]
-            if current:
-                await handler.handle([to_inbound(event) for event in current])
-                for event in current:
-                    await self._stream.ack(event)
-            self._batch = []
-            backoff.attempts = 0
+        """Prepare each batch while the one before is finished; returns at the end of the stream."""
+        finishing: asyncio.Task[None] | None = None
+        again = deque(self._batches)  # what the handler before this one left
+        try:
+            while batch := again.popleft() if again else await self._next(finishing):
+                # A rebalance leaves older chunks behind; whoever owns their partitions now fetches them again.
+                current = [event for event in batch if self._is_current(event)]
+                prepared = await handler.prepare(_inbound(current)) if current else None
+                if finishing is not None:
+                    await finishing
+                finishing = asyncio.create_task(self._finish_batch(handler, current, prepared, backoff))
+            if finishing is not None:
+                await finishing
+        except Halt:
+            if finishing is not None:  # what was decided before still goes out
+                await finishing
+            raise
+        finally:
+            if finishing is not None:
+                finishing.cancel()
+                await asyncio.wait((finishing,))
+                if not finishing.cancelled():
+                    finishing.exception()  # somebody has looked at it: it is the one raised, or the lesser of two
+
+    async def _next(self, finishing: asyncio.Task[None] | None) -> list[Any]:
+        """Wait for a batch, but no longer than the one before goes well; an empty one means the end of the stream."""
+        ready = asyncio.ensure_future(self._inbox.ready())
+        try:
+            if finishing is not None:
+                await asyncio.wait((ready, finishing), return_when=asyncio.FIRST_COMPLETED)
+                if finishing.done():
+                    finishing.result()
+            await ready
+        finally:
+            ready.cancel()
+        batch = self._inbox.take()
+        if batch:
+            self._batches.append(batch)
+        return batch
+
+    async def _finish_batch(self, handler: Handler, events: list[Any], prepared: Any, backoff: Backoff) -> None:
+        if events:
+            await handler.finish(prepared)
+        for event in events:
+            await self._stream.ack(event)
+        # At once, beside the next batch: a kill then repeats two batches at most, not all of a commit interval.
+        await self._app.consumer.commit()
+        self._batches.popleft()
+        backoff.attempts = 0
 
     def _is_current(self, event: Any) -> bool:
         generation = event.message.generation_id
@@ -194,8 +249,9 @@ class ConsumeLoop:
     async def _stop_when_overdue(self, worker: asyncio.Task[None]) -> None:
         await self._app.wait_until_stopped()
         await asyncio.wait((worker,), timeout=self._config.drain_timeout_s)
-        if not worker.done() and self._batch:
-            log.warning("%s: %d messages are left uncommitted at the stop", self._name, len(self._batch))
+        if not worker.done() and self._batches:
+            left = sum(len(event.message.value.records) for batch in self._batches for event in batch)
+            log.warning("%s: %d messages are left uncommitted at the stop", self._name, left)
         worker.cancel()
 
 
@@ -232,25 +288,15 @@ async def _finish(tasks: Sequence[asyncio.Future[Any]], timeout_s: float) -> Non
         raise asyncio.CancelledError
 
 
-def to_inbound(event: Any) -> InboundMessage:
-    """Return a Faust event's message as handlers take it."""
-    message = event.message
-    return InboundMessage(
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
-        value=message.value,
-        key=message.key,
-        headers=_headers(message.headers),
-    )
+def _inbound(events: Iterable[Any]) -> list[InboundMessage]:
+    return [to_inbound(record) for event in events for record in event.message.value.records]
 
 
-def _headers(headers: Mapping[str, bytes] | Sequence[tuple[str, bytes]] | None) -> dict[str, bytes]:
-    if not headers:
-        return {}
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
-    return {name.lower(): value for name, value in pairs if value is not None}
+def to_inbound(record: Any) -> InboundMessage:
+    """Return a Kafka record as handlers take it."""
+    headers = _headers(record.headers) if record.headers else NO_HEADERS
+    return InboundMessage(record.topic, record.partition, record.offset, record.value, record.key, headers)
 
 
-def _size(event: Any) -> int:
-    return len(event.message.value or b"")
+def _headers(headers: Sequence[tuple[str, bytes]]) -> Mapping[str, bytes]:
+    return {name.lower(): value for name, value in headers if value is not None}

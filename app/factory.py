@@ -11,15 +11,20 @@ from faust.contrib.asgi import serve_asgi
 from app.kafka import ensure_topics
 from app.roles import Role, web_port
 from app.settings import Settings
+from app.transport import ChunkTransport
 from app.web.api import create_web
 from app.workers import WORKERS, WorkerState
 
 
 class FlywheelApp(faust.App):
-    """A Faust app that has its topics before it subscribes to them."""
+    """A Faust app that has its topics before it subscribes to them, and reads them by chunks."""
 
     flywheel_settings: Settings
     flywheel_role: Role
+    flywheel_state: WorkerState
+
+    def _new_transport(self) -> ChunkTransport:
+        return ChunkTransport(self.conf.broker_consumer, self)
 
     async def on_first_start(self) -> None:
         """Create the registry's missing topics; raises `app.kafka.TopicsNotReady`."""
@@ -42,14 +47,16 @@ def create_app(settings: Settings, role: Role) -> FlywheelApp:
         topic_allow_declare=False,
         topic_disable_leader=True,
         consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=8 * 1024 * 1024,
+        # Memory: so much a partition waits in the client, and a few chunks of so many records wait in the stream.
+        consumer_max_fetch_size=4 * 1024 * 1024,
+        broker_max_poll_records=2000,
+        stream_buffer_maxsize=4,
         # A killed worker blocks its partitions for this long.
         broker_session_timeout=kafka.session_timeout_s,
         broker_heartbeat_interval=kafka.session_timeout_s / 4,
         broker_commit_interval=1.0,
         # Back-pressure stops the polls while Redis or Kafka is away; that must not cost the worker its partitions.
         broker_max_poll_interval=7 * 24 * 3600.0,
-        stream_buffer_maxsize=256,
         stream_wait_empty=True,
         web_enabled=True,
         worker_redirect_stdouts=False,
@@ -57,6 +64,7 @@ def create_app(settings: Settings, role: Role) -> FlywheelApp:
     app.flywheel_settings = settings
     app.flywheel_role = role
     state = WorkerState(settings, role)
+    app.flywheel_state = state
     WORKERS[role](app, settings, state)
     web: Any = create_web(settings, role, state)
     serve_asgi(app, web, host=settings.web.host, port=web_port(settings, role), access_log=False, log_config=None)

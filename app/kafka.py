@@ -14,6 +14,9 @@ from app.topics import REGISTRY, TopicSpec
 
 logger = logging.getLogger(__name__)
 
+MAX_BATCH_BYTES = 1024 * 1024
+"""Of one record batch, before compression."""
+
 
 class TopicsNotReady(RuntimeError):
     """The broker cannot be reached, or refuses a topic of the registry."""
@@ -28,7 +31,7 @@ def make_producer(settings: Settings, *, linger_ms: int | None = None) -> AIOKaf
         enable_idempotence=True,
         compression_type=None if compression == "none" else compression,
         linger_ms=settings.kafka.linger_ms if linger_ms is None else linger_ms,
-        max_batch_size=1024 * 1024,
+        max_batch_size=MAX_BATCH_BYTES,
         max_request_size=max(spec.max_message_bytes for spec in REGISTRY),
     )
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import faust
-import redis.asyncio as redis
 from prometheus_client import CollectorRegistry
 
 from agents.consume import ConsumeConfig, Handler
@@ -20,22 +19,19 @@ from agents.monitoring.agent import register as register_monitoring
 from agents.monitoring.metrics import FlywheelMetrics, PrivacyReading
 from agents.monitoring.monitor import MonitoringConfig, open_monitor
 from agents.routing.agent import register as register_routing
-from agents.routing.bounds import DecodeLimits
-from agents.routing.classify import RoutingRules
-from agents.routing.counters import Counters
-from agents.routing.dedup import Claims
 from agents.routing.pipeline import Pipeline
-from agents.routing.publish import Publisher
 from agents.training.agent import register as register_training
 from agents.training.context import StageContext
 from app import wiring
 from app.kafka import make_producer
+from app.live import LiveCopier
+from app.redis import make_redis
 from app.relay import OutboxRelay
 from app.roles import Role
+from app.routing import Routing, open_pipeline
 from app.settings import Settings
 from app.store import Database, budget, cursors, overview
 from app.telemetry.metrics import CurationCollector, RoutingCollector, StoreCollector, new_registry
-from models.event import Classification
 from policies.constitution import load_constitution
 from policies.gate import OpaConfig, OpaEngine, PolicyEngine, RegopyEngine
 
@@ -48,6 +44,8 @@ class WorkerState:
         self.role = role
         self.registry: CollectorRegistry = new_registry()
         self.snapshots: dict[str, Callable[[], Mapping[str, Any]]] = {}
+        self.routing: Routing | None = None
+        """Set on the role that routes."""
         self._database: Database | None = None
 
     @property
@@ -65,41 +63,16 @@ class WorkerState:
 
 def add_routing(app: faust.App, settings: Settings, state: WorkerState) -> None:
     """`route`: the routing agent over Redis and an idempotent producer."""
-    counters = Counters()
-    state.snapshots["routing"] = counters.snapshot
-    state.registry.register(RoutingCollector(counters.snapshot))
-    routing = settings.routing
-    rules = RoutingRules(
-        constitutional_hash=settings.constitution.hash,
-        trigger_threshold=routing.trigger_threshold,
-        routine_threshold=routing.routine_threshold,
-        sample_rates={Classification.POLICY_EVALUATION: routing.policy_evaluation_sample_rate},
-        dedup_ttl_s=routing.dedup_window_s,
-    )
-    limits = DecodeLimits(
-        max_message_bytes=routing.max_message_bytes,
-        max_records=routing.max_records,
-        max_depth=routing.max_depth,
-        max_string_chars=routing.max_string,
-    )
-    scrub = wiring.scrubber(settings).scrub_event
+    routing = state.routing = Routing()
+    state.snapshots["routing"] = routing.snapshot
+    state.registry.register(RoutingCollector(routing.snapshot))
 
-    @asynccontextmanager
-    async def open_pipeline() -> AsyncIterator[Pipeline]:
-        producer = make_producer(settings)
-        client = redis.Redis.from_url(settings.redis.url, socket_timeout=5.0, socket_connect_timeout=2.0)
-        try:
-            await producer.start()
-            claims = Claims(client, routing.dedup_window_s, routing.dedup_buckets)
-            yield Pipeline(
-                rules, limits, scrub, claims, Publisher(producer), counters, on_outage=routing.dedup_on_outage
-            )
-        finally:
-            await producer.stop()
-            await client.aclose()
+    def open_router() -> AbstractAsyncContextManager[Pipeline]:
+        return open_pipeline(settings, routing)
 
-    config = ConsumeConfig(batch_messages=routing.batch_messages, linger_s=routing.batch_wait_s)
-    register_routing(app, open_pipeline, config)
+    limits = settings.routing
+    config = ConsumeConfig(batch_messages=limits.batch_messages, linger_s=limits.batch_wait_s)
+    register_routing(app, open_router, config)
 
 
 def add_curation(app: faust.App, settings: Settings, state: WorkerState) -> None:
@@ -168,7 +141,7 @@ async def stage_context(settings: Settings, database: Database) -> AsyncIterator
 
 
 def add_monitoring(app: faust.App, settings: Settings, state: WorkerState) -> None:
-    """`monitor`: follows the engines and the privacy budget."""
+    """`monitor`: follows the engines and the privacy budget, and copies live settings to Redis."""
     metrics = FlywheelMetrics(state.registry)
     config = MonitoringConfig(
         policy_url=settings.policy_engine.url,
@@ -190,6 +163,14 @@ def add_monitoring(app: faust.App, settings: Settings, state: WorkerState) -> No
         return await asyncio.to_thread(read)
 
     register_monitoring(app, lambda: open_monitor(config, SqlCursors(state), metrics, read_privacy))
+
+    @app.task
+    async def copy_live_settings() -> None:
+        client = make_redis(settings)
+        try:
+            await LiveCopier(lambda: state.database, client, settings.routing.live_poll_s).run()
+        finally:
+            await client.aclose()
 
 
 class SqlCursors:

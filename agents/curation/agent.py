@@ -29,11 +29,14 @@ class CurationHandler:
     def __init__(self, curator: Curator) -> None:
         self.curator = curator
 
-    async def handle(self, messages: Sequence[InboundMessage]) -> None:
-        """Store the messages' events; returns once the store has them."""
-        records = [record for message in messages if (record := self._read(message)) is not None]
-        if records:
-            await asyncio.to_thread(self.curator.store, records)
+    async def prepare(self, messages: Sequence[InboundMessage]) -> list[CuratedRecord]:
+        """Read the messages' events."""
+        return [record for message in messages if (record := self._read(message)) is not None]
+
+    async def finish(self, prepared: list[CuratedRecord]) -> None:
+        """Store the events; returns once the store has them."""
+        if prepared:
+            await asyncio.to_thread(self.curator.store, prepared)
 
     def _read(self, message: InboundMessage) -> CuratedRecord | None:
         try:

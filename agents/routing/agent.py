@@ -10,7 +10,7 @@ import faust
 
 from agents.consume import ConsumeConfig, Handler, consume
 from agents.routing.message import InboundMessage
-from agents.routing.pipeline import Pipeline
+from agents.routing.pipeline import Decided, Pipeline
 from app.topics import AUDIT_EVENTS
 
 OpenPipeline = Callable[[], AbstractAsyncContextManager[Pipeline]]
@@ -23,9 +23,13 @@ class RoutingHandler:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
 
-    async def handle(self, messages: Sequence[InboundMessage]) -> None:
-        """Route a batch; returns once Kafka has acknowledged all that came of it."""
-        await self._pipeline.route(messages)
+    async def prepare(self, messages: Sequence[InboundMessage]) -> Decided:
+        """Decide on a batch; raises `TooManyDeadLetters`, which stops the worker."""
+        return await self._pipeline.decide(messages)
+
+    async def finish(self, prepared: Decided) -> None:
+        """Publish a batch; returns once Kafka has acknowledged all that came of it."""
+        await self._pipeline.deliver(prepared)
 
 
 def register(

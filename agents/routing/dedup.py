@@ -1,4 +1,4 @@
-"""Claims: which of the tellings of an event is routed. One Lua call per bucket and batch.
+"""Claims: which of the tellings of an event is routed. One Lua call a batch, on Redis Cluster one per bucket.
 
 A claim's key stands for (service, id); its value lists fingerprints, each with the owner that claimed it, the place
 `topic:partition:offset:index` of the record. Keys are spread over hash-tagged buckets so that one call touches one
@@ -13,7 +13,7 @@ from enum import IntEnum
 from hashlib import sha1
 from typing import Any, Protocol
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from agents.routing.identity import EventIdentity
 
@@ -92,14 +92,21 @@ class Claims:
         ttl_s: how long a claim stands, unless a call says otherwise.
         buckets: into how many hash-tagged groups keys are spread. Changing it forgets the claims made so far.
         prefix: the first part of every key.
+        clustered: whether keys of different buckets must not go into one call, since they may lie on several nodes.
     """
 
     def __init__(
-        self, redis: ScriptClient, ttl_s: int = 3600, buckets: int = 8, prefix: str = "flywheel:claim"
+        self,
+        redis: ScriptClient,
+        ttl_s: int = 3600,
+        buckets: int = 8,
+        prefix: str = "flywheel:claim",
+        clustered: bool = True,
     ) -> None:
         if not 1 <= buckets <= 256:
             raise ValueError(f"buckets is {buckets}; it must lie in 1..256")
         self._redis = redis
+        self._clustered = clustered
         self.ttl_s = ttl_s
         self._prefixes = [f"{prefix}:{{{bucket:02x}}}:".encode() for bucket in range(buckets)]
 
@@ -116,9 +123,10 @@ class Claims:
         for position, (identity, owner) in enumerate(batch):
             digest = identity.digest()
             bucket = digest[0] % buckets
-            group = groups.get(bucket)
+            call = bucket if self._clustered else 0
+            group = groups.get(call)
             if group is None:
-                group = groups[bucket] = ([], [], [])
+                group = groups[call] = ([], [], [])
             group[0].append(position)
             group[1].append(self._prefixes[bucket] + digest)
             group[2].append(bytes.fromhex(identity.fingerprint) + owner.encode())
@@ -136,7 +144,7 @@ class Claims:
                 reply = await self._redis.evalsha(_SHA, len(keys), *keys, ttl_s, *claims)
             except NoScriptError:  # first use of this server, or it has restarted
                 reply = await self._redis.eval(_LUA, len(keys), *keys, ttl_s, *claims)
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             raise ClaimsUnavailable(f"Redis cannot be asked for claims: {error}") from error
         result = reply.encode() if isinstance(reply, str) else reply
         if not isinstance(result, bytes) or len(result) != len(keys):

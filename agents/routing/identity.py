@@ -65,9 +65,7 @@ def identify(event: Event, service: str) -> EventIdentity:
 
 def fingerprint(event: Event) -> str:
     """Return the digest of the event's content without the fields that vary from telling to telling."""
-    if not VOLATILE_FIELDS.isdisjoint(event):
-        event = {name: value for name, value in event.items() if name not in VOLATILE_FIELDS}
-    return _hex(event)
+    return _hex({name: value for name, value in event.items() if name not in VOLATILE_FIELDS})
 
 
 def _hex(event: Event) -> str:

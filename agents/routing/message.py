@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
+from models.event import Classification
+
 Event = dict[str, Any]
+
+NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
 
 
 class Reason(StrEnum):
@@ -44,9 +50,19 @@ class Unroutable(ValueError):
         self.detail = detail
 
 
-@dataclass(slots=True, frozen=True)
+OWNER_HEADER = "flywheel-owner"
+"""Names the place a replayed record first stood at; it, not the replay's own place, then owns the claims."""
+
+_OWNER = re.compile(r"(.+:[0-9]+:[0-9]+):([0-9]{1,9})", re.DOTALL)
+
+
+class Halt(RuntimeError):
+    """Going on would do harm: the worker stops, commits nothing of the batch at hand, and says why."""
+
+
+@dataclass(slots=True)
 class InboundMessage:
-    """One Kafka message as fetched. Header names are lower case."""
+    """One Kafka message as fetched. Header names are lower case. Not frozen: that would cost more than the rest."""
 
     topic: str
     partition: int
@@ -56,19 +72,35 @@ class InboundMessage:
     headers: Mapping[str, bytes] = field(default_factory=dict)
 
     def owner(self, index: int) -> str:
-        """Name the place of record `index` of this message: stable over redeliveries, so it can own a claim."""
+        """Name the place of record `index` of this message: stable over redeliveries, so it can own a claim.
+
+        A replay carries its original place in `flywheel-owner` (`topic:partition:offset:index`): a record that had
+        claimed its id before it was dead-lettered must not find itself a duplicate. A header of another form is none.
+        """
+        if self.headers and (told := self.headers.get(OWNER_HEADER)) is not None:
+            place = _OWNER.fullmatch(told.decode("latin-1"))
+            if place is not None:
+                return f"{place[1]}:{int(place[2]) + index}"
         return f"{self.topic}:{self.partition}:{self.offset}:{index}"
+
+
+Ruling = Classification | Unroutable
+"""What a record is, or why it can never be routed."""
 
 
 @dataclass(slots=True)
 class DecodedRecord:
-    """One event of a message. `single` marks an event that was its message alone, whose key may be kept."""
+    """One event of a message. `single` marks an event that was its message alone, whose key may be kept.
+
+    `ruling` is what the sieve said of it (see `decode.sift`), None where nobody asked.
+    """
 
     message: InboundMessage
     index: int
     event: Event
     service: str
     single: bool = False
+    ruling: Ruling | None = None
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,31 +18,42 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, LogsData, ResourceLogs
 
 from agents.routing.bounds import DecodeLimits, check_tree, opens
-from agents.routing.message import Event, Reason, Unroutable
+from agents.routing.message import Event, Reason, Ruling, Unroutable
 
 
 class LogEvent(NamedTuple):
-    """An event, and its resource's `service.name` if that has one."""
+    """An event, its place in the request, its resource's `service.name` if that has one, and what the sieve said."""
 
+    at: int
     event: Event
     service: str | None
+    ruling: Ruling | None
 
 
 class LogRejected(NamedTuple):
     """A record that is no event, with an OTLP request that holds it alone, so that a dead letter can be replayed."""
 
+    at: int
     reason: Unroutable
     value: bytes | None
 
 
-LogItem = LogEvent | LogRejected
+class Logs(NamedTuple):
+    """What the sieve left of a request, and how many records that had."""
+
+    items: list[LogEvent | LogRejected]
+    total: int
+
+
+Sieve = Callable[[Event], Ruling | None]
+"""See `decode.Sieve`."""
 
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
 _NANOS = 1_000_000_000
 
 
-def from_protobuf(data: bytes, limits: DecodeLimits) -> list[LogItem]:
-    """Decode an OTLP `LogsData` (or export request).
+def from_protobuf(data: bytes, limits: DecodeLimits, sieve: Sieve | None = None) -> Logs:
+    """Decode an OTLP `LogsData` (or export request), less the records that `sieve` drops.
 
     Raises:
         Unroutable: not protobuf, invalid UTF-8 in it, or more records than the limit.
@@ -55,21 +66,28 @@ def from_protobuf(data: bytes, limits: DecodeLimits) -> list[LogItem]:
     _check_count(count, limits)
     # A string cannot be longer than the message that holds it.
     walk = len(data) > limits.max_string_chars
-    items: list[LogItem] = []
+    items: list[LogEvent | LogRejected] = []
+    index = -1
     for resource_logs in logs.resource_logs:
         resource = _attributes(resource_logs.resource.attributes, 2, limits)
         service = _service(resource)
         for scope in resource_logs.scope_logs:
             for record in scope.log_records:
+                index += 1
                 try:
-                    event = _proto_event(record, resource, limits)
+                    event = _proto_event(record, limits)
                     if walk:
                         check_tree(event, limits)
+                        check_tree(resource, limits)
                 except Unroutable as reason:
-                    items.append(LogRejected(reason, _alone(resource_logs, record)))
-                else:
-                    items.append(LogEvent(event, service))
-    return items
+                    items.append(LogRejected(index, reason, _alone(resource_logs, record)))
+                    continue
+                ruling = None
+                if sieve is not None and (ruling := sieve(event)) is None:
+                    continue
+                _complete(event, record, resource)
+                items.append(LogEvent(index, event, service, ruling))
+    return Logs(items, count)
 
 
 def is_logs(data: bytes) -> bool:
@@ -81,7 +99,7 @@ def is_logs(data: bytes) -> bool:
     return True
 
 
-def from_json(request: dict[str, Any], limits: DecodeLimits, walk: bool) -> list[LogItem]:
+def from_json(request: dict[str, Any], limits: DecodeLimits, walk: bool, sieve: Sieve | None = None) -> Logs:
     """Decode a parsed OTLP/JSON request; `walk` asks for the depth and string bounds to be checked.
 
     Raises:
@@ -89,21 +107,24 @@ def from_json(request: dict[str, Any], limits: DecodeLimits, walk: bool) -> list
     """
     records = list(_json_records(request))
     _check_count(len(records), limits)
-    items: list[LogItem] = []
-    for record, attributes, resource in records:
-        service = _service(resource)
+    items: list[LogEvent | LogRejected] = []
+    for index, (record, attributes, resource) in enumerate(records):
         try:
             event = _json_event(record, resource, limits)
             if walk:
                 check_tree(event, limits)
         except Unroutable as reason:
-            items.append(LogRejected(reason, _json_alone(record, attributes)))
+            items.append(LogRejected(index, reason, _json_alone(record, attributes)))
+            continue
         except (TypeError, ValueError, AttributeError, KeyError) as error:
             misshapen = Unroutable(Reason.INVALID_OTLP, f"a log record of another shape ({type(error).__name__})")
-            items.append(LogRejected(misshapen, _json_alone(record, attributes)))
-        else:
-            items.append(LogEvent(event, service))
-    return items
+            items.append(LogRejected(index, misshapen, _json_alone(record, attributes)))
+            continue
+        ruling = None
+        if sieve is not None and (ruling := sieve(event)) is None:
+            continue
+        items.append(LogEvent(index, event, _service(resource), ruling))
+    return Logs(items, len(records))
 
 
 def _check_count(count: int, limits: DecodeLimits) -> None:
@@ -116,8 +137,8 @@ def _service(resource: Event) -> str | None:
     return name if isinstance(name, str) and name else None
 
 
-def compose(body: Any, attributes: Event, resource: Event, limits: DecodeLimits) -> Event:
-    """Make the event of a log record's body, its attributes under it, and its resource.
+def compose(body: Any, attributes: Event, limits: DecodeLimits) -> Event:
+    """Make the event of a log record's body and its attributes under it.
 
     A map, or a text that is a JSON object, is the event; another text becomes `message`; anything else `body`.
     """
@@ -125,14 +146,11 @@ def compose(body: Any, attributes: Event, resource: Event, limits: DecodeLimits)
         body = _text_body(body, limits)
     elif not isinstance(body, dict):
         body = {} if body is None else {"body": body}
-    event: Event = {**attributes, **body} if attributes else body
-    if resource and "resource" not in event:
-        event["resource"] = dict(resource)  # a copy: later steps write into events
-    return event
+    return {**attributes, **body} if attributes else body
 
 
 def _text_body(text: str, limits: DecodeLimits) -> Event:
-    if text.lstrip(" \t\r\n")[:1] == "{":
+    if text[:1] == "{" or text.lstrip(" \t\r\n")[:1] == "{":
         try:
             parsed = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -143,12 +161,16 @@ def _text_body(text: str, limits: DecodeLimits) -> Event:
     return {"message": text} if text else {}
 
 
-def fill(event: Event, name: str, trace_id: str, span_id: str, nanos: int) -> None:
-    """Fill, in place, what the body left open from the record's own fields; empty and 0 mean absent."""
-    if not name:
-        name = event.get("event.name", "")
-    if name and "event_type" not in event:
+def fill_type(event: Event, name: str) -> None:
+    """Name, in place, an event that names itself nowhere; a sieve needs to know."""
+    if "event_type" not in event and (name or (name := event.get("event.name", ""))):
         event["event_type"] = name
+
+
+def fill(event: Event, resource: Event, trace_id: str, span_id: str, nanos: int) -> None:
+    """Fill, in place, what the body left open from the record's own fields; empty and 0 mean absent."""
+    if resource and "resource" not in event:
+        event["resource"] = dict(resource)  # a copy: later steps write into events
     if trace_id and "trace_id" not in event:
         event["trace_id"] = trace_id
     if span_id and "span_id" not in event:
@@ -170,19 +192,28 @@ def _second(seconds: int) -> str:
 # --- protobuf ---------------------------------------------------------------------------------------------------
 
 
-def _proto_event(record: LogRecord, resource: Event, limits: DecodeLimits) -> Event:
-    body = _value(record.body, 1, limits)
+def _proto_event(record: LogRecord, limits: DecodeLimits) -> Event:
+    """The fields that a sieve may ask for, and all else that body and attributes hold."""
+    body = record.body
     attributes = record.attributes
-    event = compose(body, _attributes(attributes, 2, limits) if attributes else {}, resource, limits)
+    event = compose(
+        body.string_value or _value(body, 1, limits),
+        _attributes(attributes, 2, limits) if attributes else {},
+        limits,
+    )
+    fill_type(event, record.event_name)
+    return event
+
+
+def _complete(event: Event, record: LogRecord, resource: Event) -> None:
     trace_id, span_id = record.trace_id, record.span_id
     fill(
         event,
-        record.event_name,
+        resource,
         trace_id.hex() if len(trace_id) == 16 and trace_id != _NO_TRACE else "",
         span_id.hex() if len(span_id) == 8 and span_id != _NO_SPAN else "",
         record.time_unix_nano or record.observed_time_unix_nano,
     )
-    return event
 
 
 def _alone(resource_logs: ResourceLogs, record: LogRecord) -> bytes:
@@ -194,7 +225,12 @@ def _alone(resource_logs: ResourceLogs, record: LogRecord) -> bytes:
 
 
 def _attributes(pairs: Any, depth: int, limits: DecodeLimits) -> Event:
-    return {pair.key: _value(pair.value, depth, limits) for pair in pairs}
+    found: Event = {}
+    for pair in pairs:
+        value = pair.value
+        # Most are texts, and asking for one costs a third of asking which kind it is.
+        found[pair.key] = value.string_value or _value(value, depth, limits)
+    return found
 
 
 def _value(value: AnyValue, depth: int, limits: DecodeLimits) -> Any:
@@ -232,10 +268,11 @@ def _json_records(request: dict[str, Any]) -> Iterator[tuple[Any, Any, Event]]:
 
 def _json_event(record: Any, resource: Event, limits: DecodeLimits) -> Event:
     body = _json_value(record.get("body"))
-    event = compose(body, _json_attributes(record.get("attributes")), resource, limits)
+    event = compose(body, _json_attributes(record.get("attributes")), limits)
+    fill_type(event, record.get("eventName") or "")
     fill(
         event,
-        record.get("eventName") or "",
+        resource,
         _hex_id(record.get("traceId"), 32),
         _hex_id(record.get("spanId"), 16),
         int(record.get("timeUnixNano") or 0) or int(record.get("observedTimeUnixNano") or 0),

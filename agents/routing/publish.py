@@ -65,10 +65,17 @@ class Publisher:
     Args:
         producer: owned by the caller, who starts and stops it.
         max_record_bytes: bound on one record, key and value together; the topics' `max.message.bytes` must allow it.
+        new_batch: makes an empty batch; the producer's own where None.
     """
 
-    def __init__(self, producer: BatchProducer, max_record_bytes: int = 7 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        producer: BatchProducer,
+        max_record_bytes: int = 7 * 1024 * 1024,
+        new_batch: Callable[[], BatchBuilder] | None = None,
+    ) -> None:
         self._producer = producer
+        self._new_batch = new_batch or producer.create_batch
         self.max_record_bytes = max_record_bytes
         self.retries = 0
         self._turn = 0
@@ -117,7 +124,7 @@ class Publisher:
 
         async def send() -> int:
             # Built anew for each attempt: a builder that was handed over cannot be used again.
-            builder = self._producer.create_batch()
+            builder = self._new_batch()
             end = start
             for record in records[start:]:
                 # aiokafka takes headers as a list only.

@@ -27,9 +27,13 @@ class Waker:
     def __init__(self, runner: CycleRunner) -> None:
         self.runner = runner
 
-    async def handle(self, messages: Sequence[InboundMessage]) -> None:
+    async def prepare(self, messages: Sequence[InboundMessage]) -> int:
+        """Count the records."""
+        return len(messages)
+
+    async def finish(self, prepared: int) -> None:
         """Wake the runner."""
-        if messages:
+        if prepared:
             self.runner.wake()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -67,6 +68,14 @@ class RedisSettings(Section):
     """Redis holds claims, counters and caches; it may vanish at any time."""
 
     url: str = "redis://127.0.0.1:6379/0"
+    cluster: bool = Field(False, description="Redis Cluster: url names one of its nodes")
+
+    @model_validator(mode="after")
+    def _cluster_has_one_database(self) -> RedisSettings:
+        if self.cluster and urlsplit(self.url).path.strip("/") not in {"", "0"}:
+            msg = "redis.cluster is on, and redis.url names a database: a cluster has only 0; end the URL with /0"
+            raise ValueError(msg)
+        return self
 
 
 class DatabaseSettings(Section):
@@ -76,20 +85,26 @@ class DatabaseSettings(Section):
 
 
 class RoutingSettings(Section):
-    """What the router keeps, and its bounds on input."""
+    """What the router keeps, and its bounds on input. `flywheel routing set` changes some of it in a running system."""
 
     trigger_threshold: Fraction = 0.8
     routine_threshold: Fraction = 0.95
     policy_evaluation_sample_rate: float = Field(0.2, gt=0.0, le=1.0)
-    dedup_window_s: int = Field(3600, ge=1)
+    dedup_window_s: int = Field(3600, ge=1, le=2**31 - 1)
     dedup_on_outage: Literal["wait", "pass"] = "wait"
     dedup_buckets: int = Field(16, ge=1)
-    batch_messages: int = Field(1000, ge=1, description="Kafka messages routed together at most")
+    batch_messages: int = Field(5000, ge=1, description="Kafka messages routed together at most")
     batch_wait_s: float = Field(0.02, ge=0, description="how long a batch waits for more under load")
     max_message_bytes: int = Field(8 * 1024 * 1024, ge=1)
     max_records: int = Field(20_000, ge=1, description="records in one message")
     max_depth: int = Field(32, ge=1)
     max_string: int = Field(1024 * 1024, ge=1, description="characters of one text")
+    dead_letters_max_share: Fraction = Field(0.5, description="of the last records; with more the worker stops")
+    dead_letters_window: int = Field(10_000, ge=1, le=1_000_000, description="how many last records the share is of")
+    dead_letters_max_run: int = Field(
+        5_000, ge=0, le=2**31 - 1, description="dead letters in a row on one partition; 0: no bound"
+    )
+    live_poll_s: float = Field(1.0, gt=0, description="how often live settings are copied to Redis and read there")
 
 
 class PiiSettings(Section):

@@ -218,3 +218,17 @@ cursors = sa.Table(
     sa.Column("position", sa.Text, nullable=False),
     sa.Column("updated_at", _STAMP, nullable=False),
 )
+
+# Append-only: the newest revision of a name counts. `value` is JSON; NULL gives the name back to the configuration.
+live_settings = sa.Table(
+    "live_settings",
+    metadata,
+    sa.Column("revision", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("value", sa.Text),
+    sa.Column("changed_by", sa.Text, nullable=False),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("changed_at", _STAMP, nullable=False),
+    sa.Column("entry_id", sa.String(64), nullable=False),
+    sa.Index("ix_live_settings_name", "name", "revision"),
+)

@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 
 from agents.consume import ConsumeConfig, ConsumeLoop, to_inbound
-from agents.routing.message import InboundMessage
+from agents.routing.message import Halt, InboundMessage
+from app.transport import Chunk
 
 WITHIN_S = 10.0
 
 
 def event(offset: int, generation: int = 1) -> Any:
-    message = SimpleNamespace(
-        topic="in", partition=0, offset=offset, key=None, value=b"x" * 10, headers=None, generation_id=generation
+    """A chunk of one record."""
+    record = SimpleNamespace(topic="in", partition=0, offset=offset, key=None, value=b"x" * 10, headers=())
+    return SimpleNamespace(
+        message=SimpleNamespace(offset=offset, value=Chunk([record]), generation_id=generation), record=record
     )
-    return SimpleNamespace(message=message)
 
 
 class Stream:
@@ -43,19 +45,29 @@ class App:
 
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
+        self.consumer = self
+        self.commits = 0
+        self.crashed: BaseException | None = None
+
+    async def commit(self) -> None:
+        self.commits += 1
+
+    async def crash(self, reason: BaseException) -> None:
+        self.crashed = reason
 
     async def wait_until_stopped(self) -> None:
         await self.stopping.wait()
 
 
 class Rig:
-    """A loop, and a handler whose `handle` the test gives."""
+    """A loop, and a handler whose `finish` the test gives."""
 
     def __init__(self, route: Callable[[Sequence[InboundMessage]], Any], **config: Any) -> None:
         self.app, self.stream = App(), Stream()
         self.opened = self.closed = 0
         self.close_s = 0.0
-        self.handle = route
+        self.finish = route
+        self.prepared: list[list[int]] = []
         self.loop = ConsumeLoop(self.app, self.stream, self.open, ConsumeConfig(linger_s=0.01, **config), "test")
         self.task = asyncio.create_task(self.loop.run())
 
@@ -67,6 +79,10 @@ class Rig:
         finally:
             await asyncio.sleep(self.close_s)
             self.closed += 1
+
+    async def prepare(self, messages: Sequence[InboundMessage]) -> Sequence[InboundMessage]:
+        self.prepared.append([message.offset for message in messages])
+        return messages
 
     async def end(self) -> None:
         await self.stream.queue.put(None)
@@ -176,7 +192,7 @@ async def test_batches_and_what_waits_beside_them_are_bounded(limits: dict[str, 
         await rig.stream.queue.put(event(offset))
     await until(lambda: bool(sizes))
     await asyncio.sleep(0.05)
-    assert rig.stream.queue.qsize() >= 20 - 2 * most - 1, "what Kafka sends on is held back"
+    assert rig.stream.queue.qsize() >= 20 - 3 * most - 1, "what Kafka sends on is held back"
     may_finish.set()
     await until(lambda: len(rig.stream.acked) == 20)
     await rig.end()
@@ -184,8 +200,80 @@ async def test_batches_and_what_waits_beside_them_are_bounded(limits: dict[str, 
     assert rig.stream.acked == list(range(20))
 
 
-def test_headers_come_as_pairs_or_mapping_in_any_case() -> None:
-    made = event(1)
-    for headers in ([("Content-Type", b"a"), ("empty", None)], {"Content-Type": b"a", "empty": None}):
-        made.message.headers = headers
-        assert to_inbound(made).headers == {"content-type": b"a"}
+async def test_the_next_batch_is_prepared_while_one_is_finished_and_finished_after_it() -> None:
+    may_finish = asyncio.Event()
+    finished: list[int] = []
+
+    async def finish(messages: Sequence[InboundMessage]) -> None:
+        await may_finish.wait()
+        finished.extend(message.offset for message in messages)
+
+    rig = Rig(finish)
+    await rig.stream.queue.put(event(0))
+    await until(lambda: rig.prepared == [[0]])
+    await rig.stream.queue.put(event(1))
+    await until(lambda: rig.prepared == [[0], [1]])
+    assert finished == []
+    may_finish.set()
+    await until(lambda: rig.stream.acked == [0, 1])
+    assert rig.app.commits == 2
+    await rig.end()
+    assert finished == [0, 1]
+
+
+async def test_what_was_prepared_by_a_broken_handler_is_prepared_again_in_order() -> None:
+    begun = asyncio.Event()
+    broken = asyncio.Event()
+    finished: list[int] = []
+
+    async def finish(messages: Sequence[InboundMessage]) -> None:
+        begun.set()
+        if not broken.is_set():
+            await broken.wait()
+            raise RuntimeError("broken")
+        finished.extend(message.offset for message in messages)
+
+    rig = Rig(finish)
+    await rig.stream.queue.put(event(0))
+    await begun.wait()
+    await rig.stream.queue.put(event(1))
+    await until(lambda: rig.prepared == [[0], [1]])
+    broken.set()
+    await until(lambda: rig.stream.acked == [0, 1])
+    await rig.end()
+    assert rig.prepared == [[0], [1], [0], [1]]
+    assert finished == [0, 1]
+    assert rig.opened == 2
+
+
+async def test_a_halt_lets_what_was_decided_go_out_and_stops_the_worker() -> None:
+    begun, may_finish = asyncio.Event(), asyncio.Event()
+    finished: list[int] = []
+
+    async def finish(messages: Sequence[InboundMessage]) -> None:
+        begun.set()
+        await may_finish.wait()
+        finished.extend(message.offset for message in messages)
+
+    rig = Rig(finish)
+
+    async def prepare(messages: Sequence[InboundMessage]) -> Sequence[InboundMessage]:
+        if messages[0].offset == 1:
+            raise Halt("too many dead letters")
+        return messages
+
+    rig.prepare = prepare  # type: ignore[method-assign]
+    await rig.stream.queue.put(event(0))
+    await begun.wait()
+    await rig.stream.queue.put(event(1))
+    may_finish.set()
+    await asyncio.wait_for(rig.task, WITHIN_S)
+    assert finished == [0]
+    assert rig.stream.acked == [0]
+    assert isinstance(rig.app.crashed, Halt)
+
+
+def test_header_names_come_in_any_case() -> None:
+    record = event(1).record
+    record.headers = (("Content-Type", b"a"), ("empty", None))
+    assert to_inbound(record).headers == {"content-type": b"a"}

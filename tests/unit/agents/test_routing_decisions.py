@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agents.routing import sample
 from agents.routing.classify import RoutingRules, classify, is_filtered, validate
-from agents.routing.enrich import enrich, processing_timestamp
+from agents.routing.enrich import Stamp, enrich, processing_timestamp
 from agents.routing.identity import VOLATILE_FIELDS, EventIdentity, fingerprint, identify
 from agents.routing.message import DecodedRecord, Event, InboundMessage, Reason, Unroutable
 from models.event import Classification, RoutedEvent
@@ -191,14 +191,14 @@ def record(event: dict[str, Any], single: bool = False, key: bytes | None = b"k"
     ],
 )
 def test_the_output_key(made: DecodedRecord, key: bytes) -> None:
-    out = enrich(made, Classification.AUDIT_TRAIL, EventIdentity("svc", "id-1", "f"), RULES, "now")
+    out = enrich(made, Classification.AUDIT_TRAIL, EventIdentity("svc", "id-1", "f"), Stamp.of(RULES, 0.0))
     assert out.key == key
 
 
 def test_an_enriched_event_is_what_the_model_says() -> None:
     event = {"event_id": "e", "constitutional_hash": "theirs", "event_type": EVALUATION, "extra": [1]}
     identity = identify(event, "svc")
-    out = enrich(record(event), Classification.POLICY_EVALUATION, identity, RULES, processing_timestamp(1.5))
+    out = enrich(record(event), Classification.POLICY_EVALUATION, identity, Stamp.of(RULES, 1.5))
     assert out.topic == "policy-evaluations"
     routed = RoutedEvent.model_validate(orjson.loads(out.value))
     assert routed.event_classification is Classification.POLICY_EVALUATION

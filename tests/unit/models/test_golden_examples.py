@@ -12,10 +12,10 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from agents.routing.classify import RoutingRules, classify, validate
-from agents.routing.enrich import enrich
+from agents.routing.enrich import Stamp, enrich
 from agents.routing.identity import identify
 from agents.routing.message import DecodedRecord, InboundMessage
-from app.store import Database, approvals, cycles, leases, ledger, outbox, registry
+from app.store import Database, approvals, cycles, leases, ledger, live_settings, outbox, registry
 from app.topics import REGISTRY
 from models.audit import AuditEntry
 from models.cycle import CycleState, TrainingPlan, TriggerType
@@ -76,7 +76,8 @@ def test_a_routed_event_is_what_the_router_makes_of_its_event(case: str) -> None
     validate(event)
     record = DecodedRecord(InboundMessage("otel-audit-events", 0, 0, b""), 0, copy.deepcopy(event), service, True)
     identity = identify(event, service)
-    out = enrich(record, classify(event, rules), identity, rules, routed["processing_timestamp"])
+    stamp = Stamp.of(rules, 0.0)._replace(processed_at=routed["processing_timestamp"])
+    out = enrich(record, classify(event, rules), identity, stamp)
     assert orjson.loads(out.value) == routed
     assert out.topic == routed["routing_metadata"]["topic"]
 
@@ -103,10 +104,13 @@ def test_audit_entries_are_as_the_store_writes_them(tmp_path: Path) -> None:
     """Each kind that the store queues, with the fields of its golden example."""
     hashed = {"constitutional_hash": "cdd01ef066bc6cf2"}
     entries = {entry["event_type"]: entry | hashed for entry in _queued(f"sqlite:///{tmp_path / 'test.db'}")}
-    assert set(entries) == {"cycle_transition", "optimization_cycle", "approval", "privacy_ledger", "deployment"}
+    cycle_kinds = {"cycle_transition", "optimization_cycle", "approval", "privacy_ledger", "deployment"}
+    assert set(entries) == cycle_kinds | {"routing_setting"}
     for kind, entry in entries.items():
         AuditEntry.model_validate(entry)
         assert set(load(f"AuditEntry.{kind}")) == set(entry), kind
+    changed = "routing_setting"
+    assert set(load(f"AuditEntry.{changed}")["context"]) == set(entries[changed]["context"])
 
 
 def _queued(url: str) -> list[dict[str, Any]]:
@@ -125,6 +129,7 @@ def _queued(url: str) -> list[dict[str, Any]]:
         document = load("LedgerEntry.one_step") | {"cycle_id": cycle.cycle_id, "fence": lease.fence}
         ledger.reserve(connection, LedgerEntry.model_validate(document), lease)
         registry.deploy(connection, "m", None, "a test")
+        live_settings.change(connection, "policy_evaluation.sample_rate", 0.5, changed_by="alice")
         cycles.transition(connection, cycle, CycleState.REJECTED)
         queued = [item.payload for item in outbox.pending(connection) if item.channel == outbox.AUDIT]
     database.close()

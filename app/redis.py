@@ -1,0 +1,32 @@
+"""Connections to Redis: one server or a Redis Cluster, as the settings say."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import RedisClusterException, RedisError
+
+from app.settings import Settings
+
+SOCKET_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 2.0
+
+REDIS_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
+"""What a call raises when Redis is away or refuses; a cluster of which no node answers has an error of its own."""
+
+
+def make_redis(settings: Settings, *, decode: bool = False) -> Redis | RedisCluster:
+    """A client, not connected yet; the caller closes it (`aclose`). `decode` makes replies text instead of bytes.
+
+    Raises `redis.exceptions.RedisClusterException` where a cluster's URL names a database other than 0.
+    """
+    url = settings.redis.url
+    if settings.redis.cluster:
+        return RedisCluster.from_url(
+            url,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            decode_responses=decode,
+        )
+    return Redis.from_url(
+        url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S, decode_responses=decode
+    )
