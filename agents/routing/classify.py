@@ -10,7 +10,6 @@ from types import MappingProxyType
 from agents.routing.message import Event, Reason, Unroutable
 from models.event import Classification
 
-
 # Looking up a member of an enumeration costs more than comparing it.
 _VIOLATION = Classification.CONSTITUTIONAL_VIOLATION
 _EVALUATION = Classification.POLICY_EVALUATION
@@ -65,6 +64,9 @@ def _check_share(name: str, value: float) -> None:
 
 
 _TEXT_FIELDS = ("event_id", "event_type", "source", "status", "constitutional_hash")
+DECIDING_FIELDS = (*_TEXT_FIELDS, "compliance_score", "violations")
+"""What `validate`, `classify` and `is_filtered` look at, and nothing else."""
+
 _TEXT_OR_NULL = frozenset((str, type(None)))
 
 

@@ -13,9 +13,6 @@ import orjson
 
 from agents.routing.message import Event
 
-PREFIX = b"gen_ai."
-"""Begins the name of every attribute of the conventions."""
-
 _REQUEST_MODEL = "gen_ai.request.model"
 _RESPONSE_MODEL = "gen_ai.response.model"
 _INPUT_MESSAGES = "gen_ai.input.messages"

@@ -92,7 +92,8 @@ Ruling = Classification | Unroutable
 class DecodedRecord:
     """One event of a message. `single` marks an event that was its message alone, whose key may be kept.
 
-    `ruling` is what the sieve said of it (see `decode.sift`), None where nobody asked.
+    `ruling` is what the sieve said of it (see `decode.sift`), None where nobody asked; `pending` is what
+    `decode.complete` still has to read.
     """
 
     message: InboundMessage
@@ -101,6 +102,7 @@ class DecodedRecord:
     service: str
     single: bool = False
     ruling: Ruling | None = None
+    pending: Any = None
 
 
 @dataclass(slots=True)

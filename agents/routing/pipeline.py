@@ -21,7 +21,8 @@ from agents.routing.bounds import DecodeLimits
 from agents.routing.classify import RoutingRules, classify, is_filtered, validate
 from agents.routing.counters import Counters, RouteReport
 from agents.routing.dead_letters import dead_letter
-from agents.routing.decode import Sieve, dumps_or_none, sift
+from agents.routing.decode import complete, dumps_or_none, sift
+from agents.routing.decoding import Sieve
 from agents.routing.dedup import ClaimResult, ClaimsUnavailable
 from agents.routing.enrich import Stamp, enrich
 from agents.routing.identity import EventIdentity, id_digest, identify, own_id
@@ -148,7 +149,7 @@ class Pipeline:
         results = await self._claim(batch, rules)
         claimed = time.perf_counter()
         self._settle(batch, results, rules)
-        self.watch.check()
+        self.watch.check(report.records_in, report.dead_lettered.total())
         report.seconds["decide"] = decided - started + time.perf_counter() - claimed
         report.seconds["claim"] = claimed - decided
         return batch
@@ -168,13 +169,13 @@ class Pipeline:
         return report
 
     def _decide_message(self, message: InboundMessage, sieve: Sieve, rules: RoutingRules, batch: Decided) -> None:
-        items, count = sift(message, self._limits, sieve)
+        decoded = sift(message, self._limits, sieve)
         report = batch.report
-        report.records_in += count
-        if count > len(items):
-            report.filtered[_FILTERABLE] += count - len(items)
+        report.records_in += decoded.total
+        if decoded.total > len(decoded.out):
+            report.filtered[_FILTERABLE] += decoded.total - len(decoded.out)
         before = len(batch.out)
-        for item in items:
+        for item in decoded.out:
             if isinstance(item, Rejected):
                 self._reject(item, batch)
                 continue
@@ -184,7 +185,9 @@ class Pipeline:
                 self._reject_record(item, reason, batch)
             except Exception as error:  # noqa: BLE001 - one record's fault must stop neither the batch nor the worker
                 self._reject_record(item, _internal_error(item, error), batch)
-        self.watch.saw(message, count, len(batch.out) - before)
+        dead = len(batch.out) - before
+        if dead or self.watch.runs:
+            self.watch.saw(message, decoded.total, dead)
 
     def _decide(self, record: DecodedRecord, rules: RoutingRules, batch: Decided) -> None:
         """Take one record that the sieve left through everything that needs no other part of the system."""
@@ -195,6 +198,10 @@ class Pipeline:
         early = _early_randomness(record) if rate < 1.0 else None
         if early is not None and not sample.keep(early, rate):
             batch.report.sampled_out[ruling.value] += 1
+            return
+        refused = complete(record, self._limits)
+        if refused is not None:
+            self._reject(refused, batch)
             return
         self._scrub_event(record.event, batch.report)
         identity = identify(record.event, record.service)
@@ -262,6 +269,7 @@ class Pipeline:
     def _reject_record(self, record: DecodedRecord, reason: Unroutable, batch: Decided) -> None:
         """Dead-letter a decoded record, scrubbed; if it cannot be scrubbed its content does not leave."""
         value: bytes | None = None
+        complete(record, self._limits)  # a letter carries the whole event, as far as that can be read
         if reason.reason is not Reason.SCRUB_FAILED:
             try:
                 self._scrub_event(record.event, batch.report)

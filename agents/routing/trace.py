@@ -33,7 +33,7 @@ class ContextOnly:
 
     __slots__ = ()
 
-    def header(self, record: DecodedRecord, identity: EventIdentity) -> bytes | None:
+    def header(self, record: DecodedRecord, identity: EventIdentity) -> bytes | None:  # noqa: ARG002 - others need it
         """See `BatchTrace.header`."""
         return record_context(record)
 

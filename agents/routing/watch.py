@@ -31,42 +31,45 @@ class DeadLetterWatch:
         self._dead = 0
         self._place = ""
 
+    @property
+    def runs(self) -> bool:
+        """Whether some partition's last message was all dead letters: then good ones have to be told as well."""
+        return bool(self._runs)
+
     def saw(self, message: InboundMessage, records: int, dead: int) -> None:
         """Take note of a message: how many records it had, and how many of those are dead letters.
 
         A message with one good record ends a run: what the run tells of is a stream that nobody can read.
         """
         place = (message.topic, message.partition)
-        if not dead:
-            if self._runs:
-                self._runs.pop(place, None)
-        elif dead < records:
-            self._runs[place] = 0
-        else:
+        if dead < records:
+            self._runs.pop(place, None)
+        elif dead:
             self._runs[place] = self._runs.get(place, 0) + dead
         if dead:
             self._place = f"{message.topic}:{message.partition}:{message.offset}"
+
+    def check(self, records: int, dead: int) -> None:
+        """Take note of a batch as a whole, and hold what was seen to the bounds.
+
+        Raises:
+            TooManyDeadLetters: a bound is exceeded; publish nothing of the batch.
+        """
+        limits = self.limits
+        self._window.append((records, dead))
         self._records += records
         self._dead += dead
-        self._window.append((records, dead))
-        while self._records - self._window[0][0] >= self.limits.window:
+        while self._records - self._window[0][0] >= limits.window:
             gone, gone_dead = self._window.popleft()
             self._records -= gone
             self._dead -= gone_dead
-
-    def check(self) -> None:
-        """Hold what was seen to the bounds.
-
-        Raises:
-            TooManyDeadLetters: a bound is exceeded; publish nothing of the batch at hand.
-        """
         if not self._dead:
             return
-        limits = self.limits
         run = max(self._runs.values(), default=0)
         if limits.max_run and run > limits.max_run:
             raise TooManyDeadLetters(
-                f"{run} dead letters in a row up to {self._place}, over dead_letters.max_run={limits.max_run}. {_REMEDY}"
+                f"{run} dead letters in a row up to {self._place}, over dead_letters.max_run={limits.max_run}. "
+                f"{_REMEDY}"
             )
         if self._records >= limits.window and self._dead > limits.max_share * self._records:
             share = self._dead / self._records

@@ -1,4 +1,4 @@
-"""A Faust transport over aiokafka that hands agents chunks: one Faust event for all that a fetch brought of a partition.
+"""A Faust transport over aiokafka that hands agents chunks: an event for all that a fetch brought of a partition.
 
 Faust spends 60-100 us on each event, so for topics of single records that is nearly all a worker does. What Faust
 keeps by record (acknowledged offsets, gaps, the offset read last) is replaced by `chunks.Positions`, because with
