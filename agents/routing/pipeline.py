@@ -145,11 +145,11 @@ class Pipeline:
         # In owners' order, whatever the order of arrival: the same batch resolves its own duplicates the same way.
         for message in sorted(messages, key=_PLACE):
             self._decide_message(message, sieve, rules, batch)
+        self.watch.check(report.records_in, report.dead_lettered.total())
         decided = time.perf_counter()
         results = await self._claim(batch, rules)
         claimed = time.perf_counter()
         self._settle(batch, results, rules)
-        self.watch.check(report.records_in, report.dead_lettered.total())
         report.seconds["decide"] = decided - started + time.perf_counter() - claimed
         report.seconds["claim"] = claimed - decided
         return batch

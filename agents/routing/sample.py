@@ -8,6 +8,7 @@ R >= T with the rejection threshold T = (1 - rate) * 2**56. Events without a tra
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from agents.routing.message import Event
@@ -19,6 +20,7 @@ _TRACE_ID = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
 _RANDOM_VALUE = re.compile(r"(?:^|[,\s])ot=(?:[^,]*;)?rv:([0-9a-f]{14})(?:[;,\s]|$)")
 
 
+@lru_cache(maxsize=64)
 def threshold(rate: float) -> int:
     """Return the rejection threshold of a sample rate in 0..1; a rate of 0 rejects everything."""
     return round((1.0 - rate) * _SPACE)
