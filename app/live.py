@@ -20,6 +20,7 @@ import orjson
 import sqlalchemy as sa
 from redis.asyncio import Redis, RedisCluster
 
+from agents.cancellation import heed_cancellation
 from agents.routing.classify import RoutingRules
 from agents.routing.limits import DeadLetterLimits
 from agents.routing.live import CATALOGUE, LiveValues, apply
@@ -111,6 +112,7 @@ class LiveCopier:
                 self._said(logging.WARNING, "sql", "live settings are not copied: SQL is away (%s)", _kind(error))
             except Exception as error:  # noqa: BLE001 - a task that raised would end the worker
                 self._said(logging.ERROR, "fault", "live settings are not copied: %s", _kind(error), fault=error)
+            heed_cancellation()
             await asyncio.sleep(self._poll_s)
 
     async def copy_once(self) -> bool:
@@ -177,6 +179,7 @@ class LiveWatcher:
             self._started = True
             await self._load()
             await self.poll()
+            heed_cancellation()
 
     async def run(self) -> None:
         """Watch until cancelled; whatever is away is waited for."""
@@ -184,6 +187,7 @@ class LiveWatcher:
         while True:
             await asyncio.sleep(self._poll_s)
             await self.poll()
+            heed_cancellation()
 
     async def poll(self) -> None:
         """Look once and take over what is new. Never raises, but for cancellation."""

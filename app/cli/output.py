@@ -9,7 +9,7 @@ import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -28,7 +28,7 @@ def emit(rows: Sequence[Mapping[str, Any]] | Mapping[str, Any], as_json: bool) -
         if not rows:
             console.print("nothing to show")
             return
-        table = Table(*rows[0])
+        table = Table(*[Column(name, no_wrap=position == 0) for position, name in enumerate(rows[0])])
         for row in rows:
             table.add_row(*[_shown(value) for value in row.values()])
     console.print(table)

@@ -55,6 +55,7 @@ def test_a_router_stops_over_a_run_of_dead_letters_and_goes_on_once_the_bound_is
         assert len(found[DEAD]) <= BOUND
         assert lag(bootstrap, GROUP, (INPUT,)) == len(bad) - len(found[DEAD])
 
+        system.processes["worker-route"].stop()
         system.change({"routing": {"dead_letters_max_run": 0, "dead_letters_max_share": 1.0}})
         system.start_workers([Role.ROUTE])
         wait_until(lambda: lag(bootstrap, GROUP, (INPUT,)) == 0, "all is read")
