@@ -8,6 +8,7 @@ from typing import Any
 import faust
 from faust.contrib.asgi import serve_asgi
 
+from app import heap
 from app.kafka import ensure_topics
 from app.roles import Role, web_port
 from app.settings import Settings
@@ -32,6 +33,7 @@ class FlywheelApp(faust.App):
             await ensure_topics(self.flywheel_settings)
         self.conf.datadir.mkdir(parents=True, exist_ok=True)
         await super().on_first_start()
+        heap.settle()
 
 
 def create_app(settings: Settings, role: Role) -> FlywheelApp:

@@ -107,6 +107,11 @@ class Detector:
         inside = rf"{subject.json}|{nested}|{_ESCAPED_ASCII}"
         self._json_inside = _latin1(inside)
         self._subject_json = _latin1(subject.json)
+        # Finding a word costs a tenth of the expression, and most events hold neither.
+        names = sorted((name.removesuffix(".id").encode() for name in table.subject_fields), key=len)
+        self._subject_words = tuple(
+            name for at, name in enumerate(names) if not any(shorter in name for shorter in names[:at])
+        )
         self._subject_proto = _latin1(f"{subject.json}|{subject.proto}")
         self._after = re.compile(_AFTER)
 
@@ -120,7 +125,10 @@ class Detector:
 
     def has_subject(self, data: bytes) -> bool:
         """Whether JSON text `data` holds a subject field whose value is no token."""
-        return self._subject_json.search(data) is not None
+        for word in self._subject_words:
+            if word in data:
+                return self._subject_json.search(data) is not None
+        return False
 
     def proto_has_subject(self, data: bytes) -> bool:
         """Whether a serialised OTLP message holds a subject field whose value is no token."""
