@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import faust
 
+from agents.flow import Flow
 from agents.routing.backoff import Backoff
 from agents.routing.message import NO_HEADERS, Halt, InboundMessage, where
 
@@ -67,16 +68,24 @@ class ConsumeConfig:
 
 
 def consume(
-    app: faust.App, name: str, topics: Sequence[str], open_handler: OpenHandler, config: ConsumeConfig | None = None
+    app: faust.App,
+    name: str,
+    topics: Sequence[str],
+    open_handler: OpenHandler,
+    config: ConsumeConfig | None = None,
+    flow: Flow | None = None,
 ) -> Any:
-    """Declare an agent on `app` that hands batches of raw messages to a handler. Nothing connects before the start."""
+    """Declare an agent on `app` that hands batches of raw messages to a handler. Nothing connects before the start.
+
+    `flow` is told how the loop does.
+    """
     settings = config or ConsumeConfig()
     topic = app.topic(
         *topics, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", internal=False
     )
 
     async def agent(stream: Any) -> None:
-        await ConsumeLoop(app, stream.noack(), open_handler, settings, name).run()
+        await ConsumeLoop(app, stream.noack(), open_handler, settings, name, flow).run()
 
     return app.agent(topic, name=name)(agent)
 
@@ -138,7 +147,15 @@ class ConsumeLoop:
     since Faust would acknowledge the events of an agent that raised.
     """
 
-    def __init__(self, app: Any, stream: Any, open_handler: OpenHandler, config: ConsumeConfig, name: str) -> None:
+    def __init__(
+        self,
+        app: Any,
+        stream: Any,
+        open_handler: OpenHandler,
+        config: ConsumeConfig,
+        name: str,
+        flow: Flow | None = None,
+    ) -> None:
         self._name = name
         self._app = app
         self._stream = stream
@@ -147,9 +164,12 @@ class ConsumeLoop:
         self._inbox = Inbox(config)
         self._batches: deque[list[Any]] = deque()
         """Taken and not yet finished, oldest first: at most two."""
+        self._flow = flow
 
     async def run(self) -> None:
         """Run until the stream ends or the task is cancelled."""
+        if self._flow is not None:
+            self._flow.begin(self._app.consumer, self._batches)
         reader = asyncio.create_task(self._read(), name=f"{self._name}-reader")
         worker = asyncio.create_task(self._work(), name=f"{self._name}-worker")
         stopper = asyncio.create_task(self._stop_when_overdue(worker), name=f"{self._name}-stopper")
@@ -235,6 +255,8 @@ class ConsumeLoop:
     async def _finish_batch(self, handler: Handler, events: list[Any], prepared: Any, backoff: Backoff) -> None:
         if events:
             await handler.finish(prepared)
+            if self._flow is not None:
+                self._flow.finished(event.message.value for event in events)
         for event in events:
             await self._stream.ack(event)
         # At once, beside the next batch: a kill then repeats two batches at most, not all of a commit interval.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import faust
@@ -15,6 +15,7 @@ from agents.consume import ConsumeConfig, Handler
 from agents.curation.agent import CurationHandler
 from agents.curation.agent import register as register_curation
 from agents.curation.curator import Curator
+from agents.flow import Flow
 from agents.monitoring.agent import register as register_monitoring
 from agents.monitoring.metrics import FlywheelMetrics, PrivacyReading
 from agents.monitoring.monitor import MonitoringConfig, open_monitor
@@ -31,7 +32,15 @@ from app.roles import Role
 from app.routing import Routing, open_pipeline
 from app.settings import Settings
 from app.store import Database, budget, cursors, overview
-from app.telemetry.metrics import CurationCollector, RoutingCollector, StoreCollector, new_registry
+from app.telemetry.metrics import (
+    ConsumerCollector,
+    CurationCollector,
+    RoutingCollector,
+    StoreCollector,
+    TraceCollector,
+    new_registry,
+)
+from app.telemetry.tracing import SpanCounts, open_tracing
 from policies.constitution import load_constitution
 from policies.gate import OpaConfig, OpaEngine, PolicyEngine, RegopyEngine
 
@@ -47,6 +56,13 @@ class WorkerState:
         self.routing: Routing | None = None
         """Set on the role that routes."""
         self._database: Database | None = None
+
+    def add_flow(self) -> Flow:
+        """Return what an agent tells of its reading; it is shown as `consumer`."""
+        flow = Flow()
+        self.snapshots["consumer"] = flow.snapshot
+        self.registry.register(ConsumerCollector(flow.snapshot))
+        return flow
 
     @property
     def database(self) -> Database:
@@ -66,13 +82,22 @@ def add_routing(app: faust.App, settings: Settings, state: WorkerState) -> None:
     routing = state.routing = Routing()
     state.snapshots["routing"] = routing.snapshot
     state.registry.register(RoutingCollector(routing.snapshot))
+    spans = SpanCounts()
+    state.snapshots["traces"] = spans.snapshot
+    state.registry.register(TraceCollector(spans.snapshot))
+    service = f"{settings.kafka.group_prefix}-{Role.ROUTE.value}"
 
-    def open_router() -> AbstractAsyncContextManager[Pipeline]:
-        return open_pipeline(settings, routing)
+    @asynccontextmanager
+    async def open_router() -> AsyncIterator[Pipeline]:
+        async with (
+            open_tracing(settings.telemetry, service, spans) as trace,
+            open_pipeline(settings, routing, trace) as pipeline,
+        ):
+            yield pipeline
 
     limits = settings.routing
     config = ConsumeConfig(batch_messages=limits.batch_messages, linger_s=limits.batch_wait_s)
-    register_routing(app, open_router, config)
+    register_routing(app, open_router, config, flow=state.add_flow())
 
 
 def add_curation(app: faust.App, settings: Settings, state: WorkerState) -> None:
@@ -92,7 +117,7 @@ def add_curation(app: faust.App, settings: Settings, state: WorkerState) -> None
     async def open_handler() -> AsyncIterator[Handler]:
         yield CurationHandler(await asyncio.to_thread(curator))
 
-    register_curation(app, open_handler, curator)
+    register_curation(app, open_handler, curator, state.add_flow())
     _add_relay(app, settings, state)
 
 

@@ -12,6 +12,7 @@ import orjson
 
 from agents.consume import OpenHandler, consume
 from agents.curation.curator import CuratedRecord, Curator
+from agents.flow import Flow
 from agents.routing.message import InboundMessage
 from app.topics import FEEDBACK, TRIGGERS, VIOLATIONS
 from models.example import Lineage
@@ -61,12 +62,14 @@ class CurationHandler:
         return CuratedRecord(event, lineage)
 
 
-def register(app: faust.App, open_handler: OpenHandler, curator: Callable[[], Curator]) -> None:
+def register(
+    app: faust.App, open_handler: OpenHandler, curator: Callable[[], Curator], flow: Flow | None = None
+) -> None:
     """Declare the agent and the watch that opens cycles on `app`.
 
     Nothing connects before the worker starts: `curator` is first called then, in a thread.
     """
-    consume(app, "curation", TOPICS, open_handler)
+    consume(app, "curation", TOPICS, open_handler, flow=flow)
 
     @app.timer(interval=CHECK_INTERVAL_S)
     async def open_cycles() -> None:

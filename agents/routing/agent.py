@@ -9,6 +9,7 @@ from typing import Any
 import faust
 
 from agents.consume import ConsumeConfig, Handler, consume
+from agents.flow import Flow
 from agents.routing.message import InboundMessage
 from agents.routing.pipeline import Decided, Pipeline
 from app.topics import AUDIT_EVENTS
@@ -33,7 +34,11 @@ class RoutingHandler:
 
 
 def register(
-    app: faust.App, open_pipeline: OpenPipeline, config: ConsumeConfig | None = None, topic: str = AUDIT_EVENTS.name
+    app: faust.App,
+    open_pipeline: OpenPipeline,
+    config: ConsumeConfig | None = None,
+    topic: str = AUDIT_EVENTS.name,
+    flow: Flow | None = None,
 ) -> Any:
     """Declare the routing agent on `app` and return it. Nothing connects before the worker starts."""
 
@@ -42,4 +47,4 @@ def register(
         async with open_pipeline() as pipeline:
             yield RoutingHandler(pipeline)
 
-    return consume(app, "routing", (topic,), open_handler, config)
+    return consume(app, "routing", (topic,), open_handler, config, flow)

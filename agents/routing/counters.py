@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, Protocol
+
+from agents.histogram import Histogram
+
+STAGES = ("decide", "claim", "publish")
+STAGE_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 
 @dataclass(slots=True)
@@ -55,14 +61,25 @@ class CounterObserver(Protocol):
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the worker started."""
+    """Totals since the worker started. The web server reads them in threads of its own, and never half a batch."""
 
     observer: CounterObserver | None = None
     batches: int = 0
     totals: RouteReport = field(default_factory=RouteReport)
+    latency: dict[str, Histogram] = field(
+        default_factory=lambda: {stage: Histogram(STAGE_BOUNDS_S) for stage in STAGES}
+    )
+    """Seconds a batch, by stage."""
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def apply(self, report: RouteReport) -> None:
         """Add an acknowledged batch."""
+        with self._lock:
+            self._add(report)
+        if self.observer is not None:
+            self.observer.on_batch(report)
+
+    def _add(self, report: RouteReport) -> None:
         self.batches += 1
         totals = self.totals
         for name in ("messages", "records_in", "redelivered", "id_conflict", "unclaimed", "claim_retries"):
@@ -71,11 +88,16 @@ class Counters:
             getattr(totals, name).update(getattr(report, name))
         for stage, spent in report.seconds.items():
             totals.seconds[stage] = totals.seconds.get(stage, 0.0) + spent
-        if self.observer is not None:
-            self.observer.on_batch(report)
+            if stage not in self.latency:
+                self.latency[stage] = Histogram(STAGE_BOUNDS_S)
+            self.latency[stage].observe(spent)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the totals as plain numbers, with the details under `by_...` and `seconds`."""
+        """Return the totals as plain numbers, with the details under `by_...`, `scrubbed`, `seconds` and `latency`."""
+        with self._lock:
+            return self._snapshot()
+
+    def _snapshot(self) -> dict[str, Any]:
         totals = self.totals
         return {
             "in": totals.records_in,
@@ -94,6 +116,7 @@ class Counters:
             "by_reason": dict(totals.dead_lettered),
             "scrubbed": dict(totals.scrubbed),
             "seconds": dict(totals.seconds),
+            "latency": {stage: histogram.snapshot() for stage, histogram in self.latency.items()},
         }
 
 

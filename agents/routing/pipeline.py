@@ -172,6 +172,8 @@ class Pipeline:
         decoded = sift(message, self._limits, sieve)
         report = batch.report
         report.records_in += decoded.total
+        if decoded.total > 1:
+            batch.trace.saw(message, decoded.total)
         if decoded.total > len(decoded.out):
             report.filtered[_FILTERABLE] += decoded.total - len(decoded.out)
         before = len(batch.out)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 # An empty one is a variable that somebody forgot to fill, and would stand for "anyone may".
@@ -245,6 +245,30 @@ class LogSettings(Section):
     format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
 
 
+class TelemetrySettings(Section):
+    """Traces of the router's work. Metrics are scraped from the workers' web servers."""
+
+    otlp_endpoint: str | None = Field(
+        None,
+        description="where traces go by OTLP: http(s)://host:4318, or grpc(s)://host:4317; no traces when absent",
+    )
+    trace_sample_rate: Fraction = Field(0.01, description="of the traces, and of events without one, that are followed")
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _endpoint_is_one(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https", "grpc", "grpcs"} or not parts.hostname:
+            msg = "an OTLP receiver is http://host:4318, https://host, grpc://host:4317 or grpcs://host"
+            raise ValueError(msg)
+        if parts.scheme.startswith("grpc") and parts.path.strip("/"):
+            msg = "gRPC has no path: end the URL with the port"
+            raise ValueError(msg)
+        return value
+
+
 class Settings(Section):
     """The whole configuration."""
 
@@ -267,4 +291,5 @@ class Settings(Section):
     cost: CostSettings = CostSettings()
     web: WebSettings = WebSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     log: LogSettings = LogSettings()

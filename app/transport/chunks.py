@@ -88,5 +88,6 @@ class Positions(Generic[Place]):
         return self._done_to.get(place)
 
     def open_records(self) -> int:
-        """How many records are out and not yet done."""
-        return sum(len(chunk.records) for out in self._open.values() for chunk in out if not chunk.done)
+        """How many records are out and not yet done. May be called from any thread."""
+        chunks = [chunk for out in list(self._open.values()) for chunk in list(out)]
+        return sum(len(chunk.records) for chunk in chunks if not chunk.done)

@@ -7,6 +7,7 @@ chunks its own accounting would commit over holes. The contract, and what was re
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
@@ -176,13 +177,22 @@ class ChunkConsumer(driver.Consumer):
     # --- telling -------------------------------------------------------------------------------------------------
 
     def lag(self) -> dict[TP, int]:
-        """Return, for each assigned partition, how many offsets lie between what is committed and the end."""
+        """Return, for each assigned partition, how many offsets lie between what is committed and the end.
+
+        May be called from any thread. A partition that has not been fetched from yet is left out.
+        """
         found: dict[TP, int] = {}
         for tp in self._assigned():
-            end = self.highwater(tp)
-            if end is not None:
-                found[tp] = max(0, end - (self._committed_offset[tp] or 0))
+            # It may be revoked meanwhile.
+            with contextlib.suppress(AssertionError, AttributeError, KeyError):
+                end = self.highwater(tp)
+                if end is not None:
+                    found[tp] = max(0, end - (self._committed_offset.get(tp) or 0))
         return found
+
+    def open_records(self) -> int:
+        """How many fetched records are not yet done. May be called from any thread."""
+        return self.positions.open_records()
 
     def _assigned(self) -> Iterable[TP]:
         return self.assignment() if self._thread._consumer is not None else ()
