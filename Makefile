@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-full up test lint types format venv constraints
+.PHONY: help demo demo-full up test bench lint types format venv constraints
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ test: ## all tests (ARGS='tests/unit -k name' for some; FLYWHEEL_REQUIRE_ALL=1 m
 	@docker/install/system.sh test
 	@docker/install/python.sh $(VENV) engine train embedded test
 	FLYWHEEL_OPA=$$(docker/install/opa.sh) $(BIN)/python -m pytest $(ARGS)
+
+bench: ## what routing costs, beside other ways to do it: a table, and var/bench/routing.json (ARGS=--help)
+	@docker/install/system.sh test
+	@docker/install/python.sh $(VENV) engine train embedded test
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
 lint: venv ## style of Python and shell
 	$(BIN)/ruff check .

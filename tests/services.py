@@ -22,6 +22,7 @@ from app.embedded.mock_broker import MockBroker
 from app.embedded.postgres import PostgresServer
 from app.embedded.process import AnyService, ProcessGroup
 from app.embedded.redis import RedisServer
+from app.embedded.redis_cluster import RedisCluster
 from app.embedded.run_directory import RunDirectory
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -73,6 +74,12 @@ def unique(request: pytest.FixtureRequest) -> Callable[[str], str]:
 def redis_url(services: ProcessGroup, run_directory: RunDirectory) -> str:
     """URL of the session's Redis. Tests share it: use keys that are `unique`."""
     return started(services, RedisServer(run_directory)).url
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(services: ProcessGroup, run_directory: RunDirectory) -> RedisCluster:
+    """The session's Redis Cluster of three masters; a cluster client gets its `.url`. Leave its masters running."""
+    return started(services, RedisCluster(run_directory))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from app import __version__
-from app.cli import admin, cycles, events, run
+from app.cli import admin, backfill, cycles, dlq, events, routing, run
 from app.kafka import TopicsNotReady
 from app.settings import SettingsError
 from app.store.database import DatabaseUnavailable
@@ -17,6 +17,9 @@ run.add(cli)
 admin.add(cli)
 cycles.add(cli)
 events.add(cli)
+routing.add(cli)
+backfill.add(cli)
+dlq.add(cli)
 
 
 @cli.command()

@@ -1,0 +1,76 @@
+"""What people write on the command line, and what may be shown on their terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any, NoReturn, TypeVar
+
+import typer
+from aiokafka.errors import KafkaError
+
+T = TypeVar("T")
+
+INTERRUPTED = 130
+_PLACE = re.compile(r"([0-9]{1,9}):([0-9]{1,18})")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def place(text: str) -> tuple[int, int]:
+    """`PARTITION:OFFSET` as numbers."""
+    found = _PLACE.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no place: write PARTITION:OFFSET, such as 0:1200")
+    return int(found[1]), int(found[2])
+
+
+def time_ms(text: str) -> int:
+    """An RFC 3339 time in milliseconds since the epoch; one without an offset is UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time: write RFC 3339, such as 2025-01-31T12:00:00Z") from None
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return max(0, int(aware.timestamp() * 1000))
+
+
+def rfc3339(ms: int) -> str:
+    """Milliseconds since the epoch in RFC 3339, UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def name_of_person(text: str) -> str:
+    """Who acts, as the audit log keeps it."""
+    if not 1 <= len(text.strip()) <= 256 or _CONTROL.search(text):
+        raise typer.BadParameter(f"{text!r} names nobody: give 1 to 256 characters, none of them a control character")
+    return text.strip()
+
+
+def shown(text: str, most: int = 200) -> str:
+    """Text of others, safe and short: what is no printable character but a line's end or a tab is escaped."""
+    cut = text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in cut)
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with status 1 and a line on standard error."""
+    typer.echo(f"flywheel: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def run_on_kafka(work: Coroutine[Any, Any, T], bootstrap: str, expected: tuple[type[Exception], ...]) -> T:
+    """Run a command's coroutine; `expected` errors, a broker that is away and Ctrl-C are a line and an exit status."""
+    # What it logs while a broker is away or a producer is fenced, the command says in one line at its end.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    try:
+        return asyncio.run(work)
+    except expected as error:
+        fail(str(error))
+    except (KafkaError, TimeoutError, OSError) as error:
+        fail(f"Kafka at {bootstrap}: {type(error).__name__}: {error}. Is it running? Run the command again; it goes on")
+    except KeyboardInterrupt:
+        typer.echo("flywheel: interrupted; what was acknowledged stands: run the command again, it goes on", err=True)
+        raise typer.Exit(INTERRUPTED) from None

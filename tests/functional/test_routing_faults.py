@@ -1,0 +1,292 @@
+"""The routing worker under faults, on a real Kafka: nothing lost, nothing twice but what a kill found in flight.
+
+Each case lets a stream flow through real worker processes and breaks something in the middle. How many records flow
+says FLYWHEEL_TEST_FAULT_EVENTS: 200,000 by hand, fewer in the plain run, by the same code. Whatever the fault, the
+judge (`fault_traffic.py`) fails a case in which an event is lost, changed, on a wrong topic or out of its key's order,
+and `Case.finish` one in which counters do not add up, a committed offset goes back or a stop is not graceful.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fault_stream import INPUT, PARTITIONS, Seen, Stream, Watch, read_all
+from fault_traffic import DEAD_LETTERS, TOPICS, Judge, Outcome, Traffic
+from faults import Fleet
+from systems import running, wait_until
+
+from app.embedded.system import System
+
+EVENTS = int(os.environ.get("FLYWHEEL_TEST_FAULT_EVENTS", "40000"))
+KILLS = max(1, EVENTS // 40_000)
+SETTINGS = {"pii": {"router": "off"}}
+REDIS_AWAY_S = 20.0
+BATCHES = 2
+"""A worker has at most so many batches in hand, published or not, whose offsets are not committed: a kill repeats no
+more than these, all or in part, with the same event ids, for their claims name them as owners."""
+NOTICED_S = 3.0
+"""A worker that was frozen finds its session gone with its next heartbeat, which is sent every 1.5 s; what it routes
+until then, its heir has routed too."""
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def traffic() -> Traffic:
+    """The stream that every case sends, with all its messages made."""
+    made = Traffic(EVENTS, seed=20)
+    assert made.messages
+    return made
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What was in flight at a fault.
+
+    Args:
+        at: until when it lasted, in Unix seconds.
+        seen: offsets that were committed when it began, and log ends when it was over.
+        partitions: of the input topic; those of the workers it hit.
+        batches: how many batches may be repeated.
+    """
+
+    at: float
+    seen: Seen
+    partitions: set[int]
+    batches: int
+
+    def __post_init__(self) -> None:
+        assert any(self.seen.ends[number] > self.seen.committed[number] for number in self.partitions), "nothing flew"
+
+    def has_in_flight(self, partition: int, offset: int) -> bool:
+        """Whether a message had arrived and was not committed."""
+        return partition in self.partitions and self.seen.committed[partition] <= offset < self.seen.ends[partition]
+
+
+class Case:
+    """A system whose routing workers are put under a stream."""
+
+    def __init__(self, system: System, traffic: Traffic) -> None:
+        self.system = system
+        self.traffic = traffic
+        self.fleet = Fleet(system)
+        self.stream = Stream(self.fleet.bootstrap, traffic.messages)
+        self.watch: Watch
+        self.counted: dict[str, int] = {}
+
+    def start(self, workers: int) -> None:
+        """Start so many workers, then the stream."""
+        self.fleet.start(workers)
+        self.watch = Watch(self.fleet.bootstrap)
+        self.stream.start()
+
+    def under_way(self, share: float = 0.0) -> None:
+        """Once this share is sent: all workers route, some of it is committed, and they have their hands full."""
+        self.stream.wait_sent(share)
+        self.fleet.wait_progress()
+        wait_until(lambda: any(self.watch.now().committed.values()), "something is committed")
+        self.stream.burst()
+
+    def still_flows(self) -> None:
+        """The fault is over while events are still coming, and all workers route them."""
+        assert self.stream.sent < self.stream.total, "the stream ended during the fault"
+        self.fleet.wait_progress()
+
+    def finish(self) -> tuple[Judge, Outcome]:
+        """Let the stream end and be routed, stop the workers, and judge what came out."""
+        self.stream.finish()
+        self.watch.wait_done()
+        self.counted = {name: self.fleet.total(name) for name in ("in", "routed", "redelivered", "claim_retries")}
+        self.fleet.stop()
+        assert self.watch.now().lag == 0, "the stop took back what was committed"
+        self.watch.check()
+        topics = read_all(self.fleet.bootstrap, [INPUT, *TOPICS.values(), DEAD_LETTERS])
+        judge = Judge(self.traffic, topics[INPUT])
+        outcome = judge.outcome(topics)
+        print(f"{outcome.records} records, {len(outcome.redelivered)} redelivered, {len(outcome.doubles)} doubles")
+        return judge, outcome
+
+    def tell(self) -> None:
+        """Print how things stand, for whoever reads of a failure."""
+        print(f"{self.stream.sent} of {self.stream.total} sent; {self.counted}; members {self.fleet.members()}")
+        for worker in self.fleet.running():
+            print(worker.name, worker.member, worker.stats())
+
+
+@pytest.fixture
+def case(tmp_path: Path, traffic: Traffic) -> Iterator[Case]:
+    """A system with broker and Redis, and no workers yet."""
+    with running(tmp_path, "real", None, SETTINGS) as system:
+        made = Case(system, traffic)
+        try:
+            yield made
+        finally:
+            if made.fleet.workers:
+                made.tell()
+            if hasattr(made, "watch"):
+                made.watch.close()
+
+
+def check_once(outcome: Outcome) -> None:
+    """Nothing came twice at all."""
+    assert not outcome.redelivered, f"{len(outcome.redelivered)} tellings came twice: {list(outcome.redelivered)[:5]}"
+    assert not outcome.dead_again, f"{len(outcome.dead_again)} dead letters came twice: {outcome.dead_again[:5]}"
+    assert not outcome.doubles, f"{len(outcome.doubles)} duplicates were routed: {list(outcome.doubles)[:5]}"
+
+
+def check_repeats(judge: Judge, outcome: Outcome, faults: list[Fault]) -> None:
+    """What came twice had been in flight at a fault, in so many batches at most, and was no other telling."""
+    assert not outcome.doubles, f"{len(outcome.doubles)} duplicates were routed: {list(outcome.doubles)[:5]}"
+    batches: list[set[float]] = [set() for _ in faults]
+    for telling, times in outcome.redelivered.items():
+        hit = [
+            n for n, fault in enumerate(faults) if times[0] <= fault.at and fault.has_in_flight(*judge.place(telling))
+        ]
+        assert hit, f"telling {telling} at {judge.place(telling)} came twice and was in flight at none of {faults}"
+        batches[hit[0]].add(times[0])
+    for telling in outcome.dead_again:
+        assert any(fault.has_in_flight(*judge.place(telling)) for fault in faults), f"dead letter {telling} came twice"
+    print(f"batches repeated: {[len(found) for found in batches]}")
+    for fault, found in zip(faults, batches, strict=True):
+        assert len(found) <= fault.batches, f"{len(found)} batches came twice after {fault}"
+
+
+def test_kill_9_of_one_of_two_workers(case: Case) -> None:
+    case.start(1)
+    moment = random.Random(EVENTS)
+    faults: list[Fault] = []
+    for _ in range(KILLS):
+        case.fleet.start()
+        killed = case.fleet.running()[-1]
+        partitions = case.fleet.partitions(killed)
+        case.under_way(0.2)
+        time.sleep(moment.uniform(0.0, 0.1))  # not always at the same stage of a batch
+        killed.kill()
+        faults.append(Fault(time.time(), case.watch.now(), partitions, BATCHES))
+    case.fleet.wait_shared(1)
+    case.still_flows()
+    judge, outcome = case.finish()
+
+    check_repeats(judge, outcome, faults)
+
+
+def test_scaling_up_and_down_repeats_nothing(case: Case) -> None:
+    case.start(1)
+    for _ in range(2):
+        case.under_way(0.1)
+        case.fleet.start()
+    for left in (2, 1):
+        case.under_way()
+        leaving = case.fleet.running()[0]
+        leaving.ask_to_stop()
+        leaving.wait_stopped()
+        case.fleet.wait_shared(left)
+    case.still_flows()
+    _, outcome = case.finish()
+
+    check_once(outcome)
+
+
+def test_broker_restarts(case: Case) -> None:
+    case.start(2)
+    broker = case.system.stack.broker
+    faults: list[Fault] = []
+    for share, end in ((0.2, broker.stop), (0.4, broker.kill)):
+        case.under_way(share)
+        before = case.watch.now()
+        end()
+        case.stream.burst(0.02)
+        broker.start()
+        case.fleet.wait_shared(2)
+        case.still_flows()
+        # A broker that was killed may forget the group's members: until a worker joins anew its commits are refused.
+        seen = Seen(before.committed, case.watch.now().ends)
+        faults.append(Fault(time.time(), seen, set(range(PARTITIONS)), 2 * BATCHES))
+    judge, outcome = case.finish()
+
+    check_repeats(judge, outcome, faults)
+
+
+def test_redis_frozen_for_20_seconds(case: Case) -> None:
+    case.start(2)
+    redis = case.system.stack.redis.process
+    assert redis is not None
+    assert redis.pid is not None
+    case.under_way(0.3)
+    os.kill(redis.pid, signal.SIGSTOP)
+    back = time.monotonic() + REDIS_AWAY_S
+    for worker in case.fleet.running():
+        worker.wait_logged("the worker waits")
+    waiting = case.fleet.total("in")
+    wait_until(lambda: time.monotonic() >= back, "Redis has been away long enough")
+    assert case.fleet.total("in") == waiting, "events went past the claims"
+    os.kill(redis.pid, signal.SIGCONT)
+    case.still_flows()
+    _, outcome = case.finish()
+
+    check_once(outcome)
+    assert case.counted["claim_retries"] > 0
+    assert (case.counted["in"], case.counted["routed"]) == (EVENTS, outcome.records)
+
+
+def test_redis_loses_its_data(case: Case) -> None:
+    case.start(2)
+    redis = case.system.stack.redis
+    case.under_way(0.4)
+    redis.kill()
+    seen = case.watch.now()
+    for worker in case.fleet.running():
+        worker.wait_logged("the worker waits")
+    redis.start()
+    case.still_flows()
+    judge, outcome = case.finish()
+
+    assert not outcome.redelivered
+    assert not outcome.dead_again
+    assert (case.counted["in"], case.counted["routed"]) == (EVENTS, outcome.records)
+    assert outcome.doubles, "the claims were not lost: nothing was tested"
+    for event_id, tellings in outcome.doubles.items():
+        assert len(tellings) == 2, f"{event_id} was routed {len(tellings)} times over one loss"
+        places = [judge.place(telling) for telling in tellings]
+        assert any(offset < seen.ends[number] for number, offset in places), f"{event_id}: twice after the loss"
+        assert any(offset >= seen.committed[number] for number, offset in places), f"{event_id}: twice before the loss"
+
+
+def test_frozen_worker_comes_back_after_its_session(case: Case) -> None:
+    case.start(1)
+    case.fleet.start()
+    heir, frozen = case.fleet.running()
+    partitions = case.fleet.partitions(frozen)
+    case.under_way(0.2)
+    frozen.pause()
+    frozen_at, seen = time.time(), case.watch.now()
+    wait_until(lambda: set(case.fleet.members()) == {heir.member}, "the frozen worker's session ends")
+
+    def taken_over() -> bool:
+        committed = case.watch.now().committed
+        return all(committed[number] > seen.committed[number] for number in partitions)
+
+    wait_until(taken_over, "the heir routes the frozen worker's partitions")
+    frozen.go_on()
+    back_at = time.time()
+    case.fleet.wait_shared(2)
+    case.still_flows()
+    judge, outcome = case.finish()
+
+    assert not outcome.doubles
+    before = {times[0] for times in outcome.redelivered.values() if times[0] <= frozen_at}
+    assert len(before) <= BATCHES, "more came twice than the frozen worker had in flight"
+    for telling in (*outcome.redelivered, *outcome.dead_again):
+        partition, offset = judge.place(telling)
+        assert partition in partitions, f"telling {telling} came twice from another's partition {partition}"
+        assert offset >= seen.committed[partition], f"telling {telling} came twice, though committed"
+    for telling, times in outcome.redelivered.items():
+        late = any(back_at <= at <= back_at + NOTICED_S for at in times)
+        assert late or times[0] in before, f"telling {telling} was routed at {times}, frozen {frozen_at}..{back_at}"
