@@ -46,7 +46,7 @@ def test_a_share_is_taken_over_the_last_records_and_only_over_enough_of_them() -
     watch.check(90, 90)  # too few to speak of shares
     watch.check(100, 0)  # the bad ones leave the window
     watch.check(50, 50)
-    with pytest.raises(TooManyDeadLetters, match="dead_letters.max_share=0.5"):
+    with pytest.raises(TooManyDeadLetters, match=r"dead_letters\.max_share=0\.5"):
         watch.check(60, 60)
 
 
