@@ -31,7 +31,7 @@ AUDIT_EVENTS = TopicSpec(
     "otel-audit-events",
     value="OTLP logs (protobuf, JSON), JSON event, JSON array, NDJSON",
     key="producer's own, may be absent",
-    producers=("collector", "route: POST /v1/logs", "applications"),
+    producers=("collector", "route: POST /v1/logs", "applications", "flywheel dlq replay"),
     consumers=("route",),
     retention_ms=7 * DAY_MS,
 )
@@ -79,7 +79,7 @@ DEAD_LETTERS = TopicSpec(
     "audit-dead-letters",
     value="the original bytes, or the record that could not be read; reason and origin in headers",
     key="the original key",
-    producers=("route", "curate", "train"),
+    producers=("route", "curate", "train", "flywheel dlq: marks"),
     consumers=("flywheel dlq",),
     retention_ms=30 * DAY_MS,
 )

@@ -70,12 +70,19 @@ class ClaimResult(IntEnum):
 _RESULTS = {ord(str(result.value)): result for result in ClaimResult}
 
 
+_AWAY = (RedisError, RedisClusterException, OSError, TimeoutError, AttributeError)
+"""What a call raises while Redis is away; the last, where a cluster client drops a connection that is in use."""
+
+
 class ClaimsUnavailable(ConnectionError):
     """Redis cannot be asked now. Nothing is known about the batch; claiming it again is safe."""
 
 
 class ScriptClient(Protocol):
     """The part of `redis.asyncio.Redis` and `redis.asyncio.RedisCluster` that claims need."""
+
+    def initialize(self) -> Any:
+        """Learn which node has which slots, where that is not known and matters."""
 
     def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:
         """Run a loaded script."""
@@ -140,11 +147,15 @@ class Claims:
 
     async def _run(self, keys: list[bytes], claims: list[bytes], ttl_s: int) -> bytes:
         try:
+            if self._clustered:
+                # A cluster client that does not know the slots guesses, and once it has guessed wrong a few times it
+                # drops the connections of calls in flight. Costs nothing where it knows them.
+                await self._redis.initialize()
             try:
                 reply = await self._redis.evalsha(_SHA, len(keys), *keys, ttl_s, *claims)
             except NoScriptError:  # first use of this server, or it has restarted
                 reply = await self._redis.eval(_LUA, len(keys), *keys, ttl_s, *claims)
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except _AWAY as error:
             raise ClaimsUnavailable(f"Redis cannot be asked for claims: {error}") from error
         result = reply.encode() if isinstance(reply, str) else reply
         if not isinstance(result, bytes) or len(result) != len(keys):

@@ -66,7 +66,7 @@ def _json_event(record: Any, resource: Event, limits: DecodeLimits) -> Event:
     name_event(event, record.get("eventName") or "")
     if trace_id := _hex_id(record.get("traceId"), 32):
         event.setdefault("trace_id", trace_id)
-    nanos = int(record.get("timeUnixNano") or 0) or int(record.get("observedTimeUnixNano") or 0)
+    nanos = _whole(record.get("timeUnixNano") or 0, 0) or _whole(record.get("observedTimeUnixNano") or 0, 0)
     fill(event, resource, _hex_id(record.get("spanId"), 16), nanos)
     return event
 
@@ -85,8 +85,19 @@ def _hex_id(text: Any, length: int) -> str:
     return text.lower()
 
 
+def _whole(value: Any, least: int) -> int:
+    """Read an integer of 64 bits. A larger one is no OTLP, no time that a platform knows, and not written as JSON."""
+    number = int(value)
+    if not least <= number < 2**64:
+        raise ValueError("an integer beyond 64 bits")
+    return number
+
+
 def _json_attributes(pairs: Any) -> Event:
-    return {pair["key"]: _json_value(pair.get("value")) for pair in pairs or ()}
+    event = {pair["key"]: _json_value(pair.get("value")) for pair in pairs or ()}
+    if any(type(name) is not str for name in event):
+        raise TypeError("an attribute's key is not text")
+    return event
 
 
 def _json_value(value: Any) -> Any:
@@ -95,7 +106,7 @@ def _json_value(value: Any) -> Any:
         return None
     ((kind, inner),) = value.items()
     if kind == "intValue":
-        return int(inner)
+        return _whole(inner, -(2**63))
     if kind == "doubleValue":
         return float(inner)
     if kind == "arrayValue":

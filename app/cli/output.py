@@ -28,7 +28,7 @@ def emit(rows: Sequence[Mapping[str, Any]] | Mapping[str, Any], as_json: bool) -
         if not rows:
             console.print("nothing to show")
             return
-        table = Table(*[Column(name, no_wrap=position == 0) for position, name in enumerate(rows[0])])
+        table = Table(*[Column(name, overflow="fold") for name in rows[0]])  # nothing is cut off
         for row in rows:
             table.add_row(*[_shown(value) for value in row.values()])
     console.print(table)
