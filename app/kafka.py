@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -25,7 +26,7 @@ class TopicsNotReady(RuntimeError):
 def make_producer(settings: Settings, *, linger_ms: int | None = None) -> AIOKafkaProducer:
     """An idempotent producer with acks from all replicas; the caller starts and stops it."""
     compression = settings.kafka.compression
-    return AIOKafkaProducer(
+    producer = AIOKafkaProducer(
         bootstrap_servers=settings.kafka.bootstrap_servers,
         acks="all",
         enable_idempotence=True,
@@ -34,6 +35,23 @@ def make_producer(settings: Settings, *, linger_ms: int | None = None) -> AIOKaf
         max_batch_size=MAX_BATCH_BYTES,
         max_request_size=max(spec.max_message_bytes for spec in REGISTRY),
     )
+    _pace_metadata(producer.client)
+    return producer
+
+
+def _pace_metadata(client: Any) -> None:
+    """Let a metadata update that failed take a while: aiokafka's sender asks again at once, and while no broker answers
+    that is a loop without a pause, which starves the worker's heartbeats.
+    """
+    update = client._metadata_update
+
+    async def paced(*args: Any, **kwargs: Any) -> bool:
+        updated: bool = await update(*args, **kwargs)
+        if not updated:
+            await asyncio.sleep(0.1)
+        return updated
+
+    client._metadata_update = paced
 
 
 async def ensure_topics(settings: Settings, timeout_s: float = 60.0) -> list[str]:

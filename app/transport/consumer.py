@@ -7,12 +7,11 @@ chunks its own accounting would commit over holes. The contract, and what was re
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Set
 from typing import Any
 
-import aiokafka
 from faust.exceptions import ImproperlyConfigured
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -20,35 +19,11 @@ from faust.types.tuples import ack_lock
 from mode.utils.futures import notify
 
 from app.transport.chunks import Chunk, Positions
+from app.transport.fetching import At, ChunkConsumerThread, Fetched
 
 log = logging.getLogger(__name__)
 
-READ_COMMITTED = "read_committed"
-
-
-class Fetched(dict[Any, Any]):
-    """Records by partition, and each partition's position right after they were taken."""
-
-    positions: Mapping[Any, int]
-
-
-class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
-    """The Kafka client's thread: reads only what producers have committed, and tells positions with the records."""
-
-    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
-        consumer = super()._create_worker_consumer(transport)
-        # Faust offers this only together with its own exactly_once. It takes effect when the consumer starts.
-        consumer._isolation_level = READ_COMMITTED
-        return consumer
-
-    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Fetched:
-        fetched = Fetched(await super()._fetch_records(consumer, *args, **kwargs))
-        # Without an await in between: no seek or rebalance comes between the records and these positions.
-        subscription = consumer._subscription.subscription
-        assignment = subscription.assignment if subscription is not None else None
-        states = {} if assignment is None else {tp: assignment.state_value(tp) for tp in assignment.tps}
-        fetched.positions = {tp: state.position for tp, state in states.items() if state and state.has_valid_position}
-        return fetched
+_OF_THE_REQUEST_TIMEOUT = 0.9
 
 
 class ChunkConsumer(driver.Consumer):
@@ -71,35 +46,51 @@ class ChunkConsumer(driver.Consumer):
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Fetch once and yield a message for each partition that has records."""
-        epoch = self.positions.epoch
         fetched, active = await self._wait_next_records(timeout)
-        if fetched is None or self.should_stop:
+        if not isinstance(fetched, Fetched) or self.should_stop:
             return
+        left = set()
         for tp, records in fetched.items():
+            at = fetched.at[tp]
             if not records:
                 continue
-            wanted = active is None or tp in active or tp in self._buffered_partitions
-            if not (wanted and self.flow_active and epoch == self.positions.epoch):
-                # The client's position is past records that will not be delivered: read them again.
-                log.info("%s: what was fetched at %d is read again", tp, records[0].offset)
-                await self._read_again()
-                return
-            chunk = Chunk(records)
-            self.positions.add(tp, chunk)
-            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-            yield tp, self._chunk_message(tp, chunk)
-        if epoch == self.positions.epoch:
-            for tp, offset in getattr(fetched, "positions", {}).items():
-                self.positions.read_to(tp, offset)
+            if at.era != self._thread.era(tp):
+                left.add(tp)  # it was moved meanwhile, and is read from there on
+            elif self._wanted(tp, active):
+                yield tp, self._take(tp, records, at)
+            else:
+                left.add(tp)
+                # The client's position is past records that will not be delivered: they are read again.
+                await self._thread.give_back(tp, fetched)
+        for tp, at in fetched.at.items():
+            if tp not in left:
+                self._begin(tp, at.era, at.position)
+                self.positions.read_to(tp, at.era, at.position)
 
-    async def _read_again(self) -> None:
-        try:
-            await self.perform_seek()
-        except Exception:
-            if self.flow_active:
-                raise
-            # A rebalance is under way, and seeks when it is done.
-            log.info("the seek waits for the rebalance", exc_info=True)
+    def on_buffer_full(self, tp: TP) -> None:
+        """Nothing: a full stream holds the fetcher back as it is. Faust would leave the partition out of fetches, and
+        wait up to a second for the others, or for none, though there is room again after milliseconds.
+        """
+
+    def _wanted(self, tp: TP, active: Set[TP] | None) -> bool:
+        return self.flow_active and (active is None or tp in active)
+
+    def _take(self, tp: TP, records: list[Any], at: At) -> ConsumerMessage:
+        first = records[0].offset
+        self._begin(tp, at.era, first)
+        chunk = Chunk(records)
+        self.positions.add(tp, at.era, chunk)
+        # Faust drops what begins before this, and takes what begins later for a gap; here neither is so.
+        self._read_offset[tp] = first
+        self.app.monitor.track_tp_end_offset(tp, at.end)
+        return self._chunk_message(tp, chunk)
+
+    def _begin(self, tp: TP, era: int, offset: int) -> None:
+        """Let commits follow a partition that has moved back."""
+        committed = self._committed_offset[tp]
+        if self.positions.era(tp) != era and committed is not None and offset < committed:
+            log.warning("%s is read from %d on again, and was committed up to %d", tp, offset, committed)
+            self._committed_offset[tp] = offset
 
     def _chunk_message(self, tp: TP, chunk: Chunk) -> ConsumerMessage:
         first, last = chunk.records[0], chunk.records[-1]
@@ -119,15 +110,13 @@ class ChunkConsumer(driver.Consumer):
             generation_id=self.app.consumer_generation_id,
         )
 
-    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """A chunk begins more than one offset after the last one began, which is no gap."""
-
     # --- acknowledging -------------------------------------------------------------------------------------------
 
     def ack(self, message: ConsumerMessage) -> bool:
-        """Mark a message's chunk as done; False if it was already."""
+        """Mark a message's chunk as done; False if it was already, or never reached an agent."""
         with ack_lock:
-            if message.acked:
+            # Faust's stream in plain Python acknowledges what it skips during a rebalance; that is not yet tracked.
+            if message.acked or not message.tracked:
                 return False
             message.acked = True
             message.value.done = True
@@ -135,44 +124,42 @@ class ChunkConsumer(driver.Consumer):
         notify(self._waiting_for_ack)
         return True
 
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commit what is done; False if there was nothing to commit, or another commit took it along."""
+        # One that is under way may have begun before the latest was done; Faust would leave that to the next.
+        await self.maybe_wait_for_commit_to_finish()
+        return bool(await super().commit(topics, start_new_transaction))
+
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         return (tp for tp in self.positions.places() if topics is None or tp in topics or tp.topic in topics)
 
     def _new_offset(self, tp: TP) -> int | None:
-        return self.positions.committable(tp)
+        # Between a move and the first fetch after it, what is known here is of the time before.
+        return self.positions.committable(tp) if self.positions.era(tp) == self._thread.era(tp) else None
 
     # --- moving --------------------------------------------------------------------------------------------------
 
     async def perform_seek(self) -> None:
-        """Go back to what is committed, on all partitions."""
-        self.positions.new_epoch()
-        await super().perform_seek()
-        # A fetch that began before the seek was done belongs to neither side of it.
-        self.positions.new_epoch()
+        """Go back to what is committed, on all partitions.
 
-    async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Go back to what is committed; where nothing is, to the beginning (aiokafka would stay where it is)."""
-        committed: Mapping[TP, int] = await super().seek_to_committed()
-        fresh = [tp for tp, offset in committed.items() if not offset or offset < 0]
-        if fresh:
-            await self._thread.seek_to_beginning(*fresh)
-        return committed
+        Raises:
+            TimeoutError: Kafka did not answer. Faust, which gives up a little later without a word, would never
+                resume.
+        """
+        async with asyncio.timeout(_OF_THE_REQUEST_TIMEOUT * self.app.conf.broker_request_timeout):
+            await super().perform_seek()
 
-    async def seek(self, partition: TP, offset: int) -> None:
-        """Go to an offset of one partition."""
-        self.positions.new_epoch()
-        await super().seek(partition, offset)
-        self.positions.new_epoch()
+    async def _seek(self, partition: TP, offset: int) -> None:
+        # Faust moves the client from this thread, while the client's own may be taking records.
+        await self.seek_wait({partition: offset})
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Wait for the chunks that are out, commit them, and forget the partitions."""
         await super().on_partitions_revoked(revoked)
         self.positions.forget(revoked)
 
-    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Begin anew."""
-        self.positions.new_epoch()
-        await super().on_partitions_assigned(assigned, generation_id)
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Nothing: Faust's search for stalled streams reads a position that is not there during a seek, and raises."""
 
     # --- telling -------------------------------------------------------------------------------------------------
 
@@ -181,14 +168,9 @@ class ChunkConsumer(driver.Consumer):
 
         May be called from any thread. A partition that has not been fetched from yet is left out.
         """
-        found: dict[TP, int] = {}
-        for tp in self._assigned():
-            # It may be revoked meanwhile.
-            with contextlib.suppress(AssertionError, AttributeError, KeyError):
-                end = self.highwater(tp)
-                if end is not None:
-                    found[tp] = max(0, end - (self._committed_offset.get(tp) or 0))
-        return found
+        ends = {tp: self._thread.end(tp) for tp in self._assigned()}
+        committed = self._committed_offset.get
+        return {tp: max(0, end - (committed(tp) or 0)) for tp, end in ends.items() if end is not None}
 
     def open_records(self) -> int:
         """How many fetched records are not yet done. May be called from any thread."""

@@ -26,6 +26,7 @@ from app.embedded.system import System
 
 EVENTS = int(os.environ.get("FLYWHEEL_TEST_FAULT_EVENTS", "40000"))
 KILLS = max(1, EVENTS // 40_000)
+TURNS = max(4, EVENTS // 20_000)
 SETTINGS = {"pii": {"router": "off"}}
 REDIS_AWAY_S = 20.0
 BATCHES = 2
@@ -188,6 +189,22 @@ def test_scaling_up_and_down_repeats_nothing(case: Case) -> None:
         leaving.ask_to_stop()
         leaving.wait_stopped()
         case.fleet.wait_shared(left)
+    case.still_flows()
+    _, outcome = case.finish()
+
+    check_once(outcome)
+
+
+def test_workers_that_take_turns_repeat_nothing(case: Case) -> None:
+    case.start(1)
+    for turn in range(TURNS):
+        case.under_way()
+        case.fleet.start()
+        case.stream.burst(0.02)
+        leaving = case.fleet.running()[turn % 2]  # the one that has been there, or the one that just came
+        leaving.ask_to_stop()
+        leaving.wait_stopped()
+        case.fleet.wait_shared(1)
     case.still_flows()
     _, outcome = case.finish()
 
