@@ -134,6 +134,7 @@ def run_worker(broker: str, group: str, topics: Sequence[str], folder: Path, opt
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,
+        table_standby_replicas=0,
         consumer_auto_offset_reset="earliest",
         broker_max_poll_records=options.poll_records,
         broker_session_timeout=6.0,

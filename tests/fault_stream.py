@@ -27,15 +27,18 @@ class Stream:
     Args:
         bootstrap: the broker.
         messages: what is sent, in this order.
+        rounds: how many faults it must outlast; the more, the slower it flows and the smaller are bursts.
     """
 
-    FULL_S, SLOWING_S = 30.0, 10.0
-    """At full pace all of it would take FULL_S; what is left is spread over at least SLOWING_S."""
+    ROUND_S = 15.0
 
-    def __init__(self, bootstrap: str, messages: Sequence[Told]) -> None:
+    def __init__(self, bootstrap: str, messages: Sequence[Told], rounds: int) -> None:
         self.sent = 0
         """Tellings handed to the producer."""
         self.total = messages[-1].tellings.stop
+        self._full_s = self.ROUND_S * rounds  # at full pace all of it would take so long
+        self._slowing_s = self._full_s / 3  # and what is left is spread over at least this
+        self._burst = self.total * min(0.06, 0.24 / rounds)
         self._messages = messages
         self._at_once = 0
         self._failure: BaseException | None = None
@@ -61,9 +64,9 @@ class Stream:
         """Wait until this share of the stream is sent."""
         self._wait_for(share * self.total, f"{share:.0%} of the stream is sent")
 
-    def burst(self, share: float = 0.06) -> None:
-        """Send this share of the stream at once (a quarter of what is left at most): no worker is idle right after."""
-        self._at_once = self.sent + int(min(share * self.total, (self.total - self.sent) / 4))
+    def burst(self) -> None:
+        """Send some of it at once (a quarter of what is left at most): no worker is idle right after."""
+        self._at_once = self.sent + int(min(self._burst, (self.total - self.sent) / 4))
         deadline = time.monotonic() + 30.0
         while self.sent < self._at_once and time.monotonic() < deadline:
             time.sleep(0.002)  # the caller strikes while the workers are at it
@@ -88,7 +91,9 @@ class Stream:
                     self._producer.poll(0.005)
                     now = time.monotonic()
                     left = self.total - self.sent
-                    due = max(due, self._at_once) + (now - last) * min(self.total / self.FULL_S, left / self.SLOWING_S)
+                    due = max(due, self._at_once) + (now - last) * min(
+                        self.total / self._full_s, left / self._slowing_s
+                    )
                     last = now
                 self._send(told)
                 self.sent = told.tellings.stop
@@ -122,7 +127,11 @@ class Seen:
     @property
     def lag(self) -> int:
         """Messages that are not committed."""
-        return sum(self.ends.values()) - sum(self.committed.values())
+        return self.waiting(self.ends.keys())
+
+    def waiting(self, partitions: Iterable[int]) -> int:
+        """Messages of these partitions that are not committed."""
+        return sum(self.ends[number] - self.committed[number] for number in partitions)
 
 
 class Watch:

@@ -127,6 +127,8 @@ def test_only_what_was_committed_by_its_producer_is_read(rig: Rig, unique: Uniqu
     for commits in (True, False, True, False):
         write(7)
         transactional.commit_transaction(30) if commits else transactional.abort_transaction(30)
+    # A marker is written after the commit has returned.
+    wait_until(lambda: rig.ends()[topic, 0] == 32, "the last marker is written", WITHIN_S)
     worker = rig.start("worker", Options(poll_records=5))
     rig.wait_committed("the markers at the end are passed")
     assert worker.got() == [(topic, 0, offset) for offset in (*range(7), *range(16, 23))]
@@ -138,6 +140,7 @@ def test_only_what_was_committed_by_its_producer_is_read(rig: Rig, unique: Uniqu
     worker.wait(lambda: (topic, 1, 0) in worker.done(), "what waits for no transaction is read")
     assert len(worker.got()) == 7 + 7 + 1
     transactional.commit_transaction(30)
+    wait_until(lambda: rig.ends()[topic, 0] == 38, "the marker is written", WITHIN_S)
     rig.wait_committed()
     assert [offset for _, number, offset in worker.done() if number == 0][14:] == list(range(32, 37))
     assert finished(worker) == rig.spots()

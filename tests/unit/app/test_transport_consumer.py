@@ -317,6 +317,11 @@ async def test_lag_is_told_of_what_is_assigned(rig: Rig) -> None:
     assert rig.consumer.lag() == {FIRST: 6}
 
 
+async def test_faust_looks_for_no_stalled_stream_while_a_seek_is_under_way(rig: Rig) -> None:
+    rig.client._subscription.subscription.assignment.state_value(FIRST).await_reset(0)
+    await rig.consumer.verify_all_partitions_active()
+
+
 def test_another_reset_policy_is_refused() -> None:
     app = ChunkedApp("test", broker="kafka://nowhere", consumer_auto_offset_reset="latest")
     with pytest.raises(ImproperlyConfigured, match="earliest"):
