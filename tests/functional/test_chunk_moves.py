@@ -149,7 +149,7 @@ def test_a_broker_that_restarts_is_waited_for(rig: Rig, real_kafka: KafkaBroker,
     rig.wait_committed()
     real_kafka.stop()  # while the worker is idle
     real_kafka.start()
-    send_to_all(1000)
+    send_to_all(400)
     worker.wait(lambda: len(worker.done()) > 200, "the worker reads on")
     real_kafka.kill()  # while it is not
     real_kafka.start()
