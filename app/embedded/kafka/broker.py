@@ -10,10 +10,11 @@ from pathlib import Path
 
 from app.embedded.errors import EmbeddedError
 from app.embedded.kafka.jars import fetch_jars, find_java
-from app.embedded.ports import LOOPBACK, free_port, with_retry
+from app.embedded.ports import LOOPBACK, free_port
 from app.embedded.process import ManagedProcess, Program
 from app.embedded.ready import log_shows
 from app.embedded.run_directory import RunDirectory
+from app.embedded.server import Server
 
 _SERVER_PROPERTIES = Path(__file__).with_name("server.properties")
 _FORMAT_WITHIN_S = 60.0
@@ -25,7 +26,7 @@ class _Ports:
     controller: int
 
 
-class KafkaBroker:
+class KafkaBroker(Server):
     """A real Kafka. Its data and address last as long as the object: stopped or killed, it starts again where it was.
 
     Args:
@@ -39,12 +40,12 @@ class KafkaBroker:
     """Whether an admin client can create topics."""
 
     def __init__(self, run: RunDirectory, cache: Path, heap_mb: int = 512) -> None:
+        super().__init__()
         self._run = run
         self._cache = cache
         self._heap_mb = heap_mb
         self._folder = run.data / "kafka"
         self._ports: _Ports | None = None
-        self._process: ManagedProcess | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -53,35 +54,7 @@ class KafkaBroker:
             raise EmbeddedError("Kafka has no address before it is started. Call start() first")
         return f"{LOOPBACK}:{self._ports.client}"
 
-    def start(self) -> None:
-        """Start it and wait until it serves (some 3 s; the first time the jars are fetched).
-
-        Raises:
-            ProgramMissing: there is no Java or no Maven.
-            EmbeddedError: the jars could not be fetched, or its disk not be formatted.
-            ProcessError: it did not start.
-        """
-        if self._process is None:
-            with_retry(self._start_anew)
-        else:
-            self._process.start()
-
-    def stop(self) -> None:
-        """Shut it down in order."""
-        if self._process is not None:
-            self._process.stop()
-
-    def kill(self) -> None:
-        """End it by SIGKILL, as a crash would; what it acknowledged stays."""
-        if self._process is not None:
-            self._process.kill()
-
-    def check(self) -> None:
-        """Raise `ProcessExited` when it ended by itself."""
-        if self._process is not None:
-            self._process.check()
-
-    def _start_anew(self) -> None:
+    def _start_anew(self) -> ManagedProcess:
         java, jars = find_java(), fetch_jars(self._cache)
         ports = _Ports(client=free_port(), controller=free_port())
         properties = self._configure(ports)
@@ -94,7 +67,8 @@ class KafkaBroker:
         program = Program("kafka", argv, cwd=self._folder, ready=ready, ready_within=60.0, stop_within=20.0)
         process = ManagedProcess(self._run, program)
         process.start()
-        self._ports, self._process = ports, process
+        self._ports = ports
+        return process
 
     def _configure(self, ports: _Ports) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)

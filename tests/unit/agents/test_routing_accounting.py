@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
+from routing_parts import HASH, Crashed, check_accounts, no_scrub
 
 from agents.routing.bounds import DecodeLimits
 from agents.routing.classify import RoutingRules
@@ -23,13 +24,6 @@ from agents.routing.identity import EventIdentity
 from agents.routing.message import InboundMessage
 from agents.routing.pipeline import OnOutage, Pipeline
 from agents.routing.publish import OutRecord
-
-HASH = "cdd01ef066bc6cf2"
-OUTCOMES = ("routed", "filtered", "duplicate", "sampled_out", "dead_lettered")
-
-
-class Crashed(Exception):
-    """The worker died while it published."""
 
 
 class Sink:
@@ -68,21 +62,8 @@ class Watched:
         return results
 
 
-def no_scrub(event: dict[str, Any]) -> dict[str, int]:
-    return {}
-
-
 def pipeline(claims: Any, sink: Sink, scrub: Callable[[Any], dict[str, int]] = no_scrub, **options: Any) -> Pipeline:
     return Pipeline(RoutingRules(HASH), DecodeLimits(), scrub, claims, sink, Counters(), **options)
-
-
-def check_identity(pipe: Pipeline) -> dict[str, Any]:
-    snapshot = pipe.counters.snapshot()
-    assert snapshot["in"] == sum(snapshot[name] for name in OUTCOMES)
-    for outcome, by_class in snapshot["by_classification"].items():
-        assert sum(by_class.values()) == snapshot[outcome]
-    assert sum(snapshot["by_reason"].values()) == snapshot["dead_lettered"]
-    return snapshot
 
 
 def inbound(offset: int, value: bytes | None) -> InboundMessage:
@@ -141,7 +122,7 @@ def test_each_event_has_one_decision_and_one_owner(redis_url: str, values: list[
                     assert report.unaccounted() == 0
                     assert report.messages == len(batch)
                 sinks[which].crash_next = False
-                check_identity(workers[which])
+                check_accounts(workers[which])
             assert delivered == set(range(12))
             self_check(claims, [*sinks[0].events(), *sinks[1].events()])
 
@@ -174,7 +155,7 @@ async def test_a_reused_id_does_not_hide_a_violation(claims: Claims) -> None:
     harmless = {"event_id": "x", "status": "started"}
     harmful = {"event_id": "x", "constitutional_hash": HASH, "violations": ["v"]}
     await pipe.route([inbound(0, orjson.dumps([harmless, harmful, harmful]))])
-    snapshot = check_identity(pipe)
+    snapshot = check_accounts(pipe)
     assert (snapshot["routed"], snapshot["duplicate"], snapshot["id_conflict"]) == (2, 1, 1)
     assert [record.topic for record in sink.records] == ["audit-trail-events", "constitutional-violations"]
 
@@ -188,7 +169,7 @@ async def test_decisions_are_the_same_for_every_worker_and_batching(redis: Redis
         for at in range(0, 500, size):
             await pipe.route([inbound(at, orjson.dumps(events[at : at + size]))])
         kept.append({event["event_id"] for event in sink.events()})
-        assert check_identity(pipe)["sampled_out"] == 500 - len(kept[-1])
+        assert check_accounts(pipe)["sampled_out"] == 500 - len(kept[-1])
     assert kept[0] == kept[1] == kept[2]
     assert 60 < len(kept[0]) < 140
 
@@ -219,7 +200,7 @@ async def test_only_what_leaves_is_scrubbed_and_all_of_it(claims: Claims) -> Non
     events = [kind | {"note": "Ada Lovelace", "event_id": name} for name, kind in KINDS.items() if name != "evaluation"]
     await pipe.route([inbound(0, orjson.dumps(events))])
     assert not any(b"Lovelace" in record.value for record in sink.records)
-    assert check_identity(pipe)["scrubbed"] == {"name": len(events) - 1}, "the routine event was dropped unscrubbed"
+    assert check_accounts(pipe)["scrubbed"] == {"name": len(events) - 1}, "the routine event was dropped unscrubbed"
 
 
 async def test_a_scrubber_that_fails_lets_nothing_out(claims: Claims) -> None:
@@ -230,7 +211,7 @@ async def test_a_scrubber_that_fails_lets_nothing_out(claims: Claims) -> None:
 
     pipe = pipeline(claims, sink, scrub)
     await pipe.route([inbound(0, orjson.dumps([{"note": "Ada Lovelace"}, KINDS["wrong"]]))])
-    assert check_identity(pipe)["by_reason"] == {"scrub_failed": 1, "invalid_score": 1}
+    assert check_accounts(pipe)["by_reason"] == {"scrub_failed": 1, "invalid_score": 1}
     assert [record.value for record in sink.records] == [b"", b""]
     assert not any(b"Lovelace" in value for record in sink.records for _, value in record.headers)
 
@@ -239,7 +220,7 @@ async def test_a_record_that_grew_too_large_is_a_dead_letter_without_its_value(c
     sink = Sink()
     pipe = pipeline(claims, sink)
     await pipe.route([inbound(0, orjson.dumps([{"event_id": "big", "x": "y" * 10_000}, {"event_id": "small"}]))])
-    assert check_identity(pipe)["by_reason"] == {"record_too_large": 1}
+    assert check_accounts(pipe)["by_reason"] == {"record_too_large": 1}
     dead = next(record for record in sink.records if record.topic == "audit-dead-letters")
     headers = dict(dead.headers)
     assert dead.value == b""
