@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 VENV ?= .venv
 ARGS ?=
+# Tests that run at once. Most of their time goes into waiting for servers that they start; more need more memory.
+TEST_WORKERS ?= 2
 BIN := $(VENV)/bin
 
 # Threads that spin long while they wait for the next matrix product make the same work several times slower on few
@@ -11,20 +13,20 @@ export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-full up test bench lint types format venv constraints
+.PHONY: help demo demo-full up test bench bench-policies bench-pii bench-revision otel lint types format venv constraints
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## the whole loop once, small: install, run, report (ARGS=--keep leaves it running)
 	@docker/install/system.sh demo
 	@docker/install/python.sh $(VENV) engine train embedded
-	$(BIN)/flywheel demo $(ARGS)
+	FLYWHEEL_OTELCOL=$$(docker/install/collector.sh --cached) $(BIN)/flywheel demo $(ARGS)
 
 demo-full: ## the whole loop on all prompts, where quality is judged
 	@docker/install/system.sh demo
 	@docker/install/python.sh $(VENV) engine train embedded
-	$(BIN)/flywheel demo --full $(ARGS)
+	FLYWHEEL_OTELCOL=$$(docker/install/collector.sh --cached) $(BIN)/flywheel demo --full $(ARGS)
 
 up: ## the embedded stack and all workers, for development
 	@docker/install/system.sh demo
@@ -34,12 +36,32 @@ up: ## the embedded stack and all workers, for development
 test: ## all tests (ARGS='tests/unit -k name' for some; FLYWHEEL_REQUIRE_ALL=1 makes a skip a failure)
 	@docker/install/system.sh test
 	@docker/install/python.sh $(VENV) engine train embedded test
-	FLYWHEEL_OPA=$$(docker/install/opa.sh) $(BIN)/python -m pytest $(ARGS)
+	FLYWHEEL_OPA=$$(docker/install/opa.sh) FLYWHEEL_OTELCOL=$$(docker/install/collector.sh) \
+	  $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 bench: ## what routing costs, beside other ways to do it: a table, and var/bench/routing.json (ARGS=--help)
 	@docker/install/system.sh test
 	@docker/install/python.sh $(VENV) engine train embedded test
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+bench-policies: ## what deciding, judging and auditing cost: var/bench/policies.json (ARGS=--help)
+	@docker/install/system.sh test
+	@docker/install/python.sh $(VENV) engine train embedded test
+	FLYWHEEL_OPA=$$(docker/install/opa.sh) PYTHONPATH=tests $(BIN)/python -m benchmarks.policies $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.constitution
+
+otel: venv ## the collector's configuration from the table of personal data: otel/collector.yaml
+	$(BIN)/python -m otel.collector_config
+
+bench-pii: ## what finding personal data costs and how well it is done: var/bench/pii.json (ARGS=--help)
+	@docker/install/system.sh test
+	@docker/install/python.sh $(VENV) engine train embedded test
+	FLYWHEEL_OTELCOL=$$(docker/install/collector.sh --cached) PYTHONPATH=tests $(BIN)/python -m benchmarks.pii $(ARGS)
+
+bench-revision: ## what critique and revision reach and cost: var/bench/revision.json (ARGS=--help)
+	@docker/install/system.sh test
+	@docker/install/python.sh $(VENV) engine train embedded test
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.revision $(ARGS)
 
 lint: venv ## style of Python and shell
 	$(BIN)/ruff check .

@@ -23,13 +23,17 @@ class TopicsNotReady(RuntimeError):
     """The broker cannot be reached, or refuses a topic of the registry."""
 
 
-def make_producer(settings: Settings, *, linger_ms: int | None = None) -> AIOKafkaProducer:
-    """An idempotent producer with acks from all replicas; the caller starts and stops it."""
+def make_producer(settings: Settings, *, linger_ms: int | None = None, idempotent: bool = True) -> AIOKafkaProducer:
+    """A producer with acks from all replicas; the caller starts and stops it.
+
+    An idempotent one writes nothing twice when it tries again. In turn a batch that the broker refuses for good (one
+    too large, say) leaves a gap in its sequence, and it can write to that partition no more (aiokafka 0.14).
+    """
     compression = settings.kafka.compression
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.kafka.bootstrap_servers,
         acks="all",
-        enable_idempotence=True,
+        enable_idempotence=idempotent,
         compression_type=None if compression == "none" else compression,
         linger_ms=settings.kafka.linger_ms if linger_ms is None else linger_ms,
         max_batch_size=MAX_BATCH_BYTES,

@@ -39,7 +39,7 @@ class RecordSink(Protocol):
 
 
 class Undeliverable(RuntimeError):
-    """The receiver refuses this message for good. It is logged with its `seq` and passed over."""
+    """The receiver refuses this message for good. It is logged, kept with the reason, and passed over."""
 
 
 class OutboxRelay:
@@ -68,6 +68,7 @@ class OutboxRelay:
         until = time.monotonic() + LEASE_S / 2
         items = await asyncio.to_thread(self._take)
         done: list[int] = []
+        refused: dict[int, str] = {}
         try:
             for item in items:
                 if time.monotonic() > until:
@@ -77,11 +78,13 @@ class OutboxRelay:
                         await self._deliver(item)
                 except Undeliverable as refusal:
                     logger.error("outbox message %s refused: %s", item.seq, refusal)
-                done.append(item.seq)
+                    refused[item.seq] = str(refusal)
+                else:
+                    done.append(item.seq)
         finally:
-            if done:
-                await asyncio.to_thread(self._mark, done)
-        return len(done)
+            if done or refused:
+                await asyncio.to_thread(self._mark, done, refused)
+        return len(done) + len(refused)
 
     async def _deliver(self, item: OutboxItem) -> None:
         if item.channel == AUDIT:
@@ -96,9 +99,11 @@ class OutboxRelay:
                 return []
             return outbox.pending(connection, BATCH)
 
-    def _mark(self, seqs: list[int]) -> None:
+    def _mark(self, delivered: list[int], refused: dict[int, str]) -> None:
         with self.database.write() as connection:
-            outbox.mark_delivered(connection, seqs)
+            outbox.mark_delivered(connection, delivered)
+            for seq, reason in refused.items():
+                outbox.mark_refused(connection, seq, reason)
 
     async def close(self) -> None:
         """Give the lease back, so that another relay need not wait for it to run out."""

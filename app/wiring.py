@@ -4,42 +4,59 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 from pydantic import SecretStr, ValidationError
 
-from agents.curation.triggers import CountTrigger
+from agents.curation.curator import CurationRules
+from agents.curation.triggers import AgeTrigger, CountTrigger, DriftTrigger, Triggers
 from agents.training.config import (
     CycleConfig,
+    EvaluationAuditConfig,
     EvaluationConfig,
     PrivacyConfig,
     RevisionConfig,
     ServiceAddress,
     StudentConfig,
+    TeacherConfig,
     TuningConfig,
 )
 from agents.training.facts import Watchers
 from agents.training.public import public_pairs
 from app.keys import key
 from app.relay import Undeliverable
-from app.settings import Settings
+from app.settings import Settings, SettingsError
+from app.settings.sections import JudgeSettings
 from app.store import Database
 from models.audit import AuditEntry
+from otel.guard import GuardUnavailable, PresidioGuard, check_presidio
 from otel.scrub import Mode, Scrubber
 from otel.subject import SubjectTokenizer
 from otel.table import load_table
-from policies.audit.config import AuditConfig
+from policies.audit.config import AuditConfig, SealConfig
+from policies.audit.errors import UnusableKey
+from policies.audit.seal import public_key, seed
 from policies.clients.audit_client import AuditClient, AuditRefused
+from policies.clients.spool import Spool
+from policies.clients.spooling import SpoolingAudit
 from policies.constitution import Constitution
-from policies.engine.config import EncoderConfig, EngineConfig
-from policies.gate.bundle import PolicyBundle, load_bundle
+from policies.engine.config import CombineConfig, EncoderConfig, EngineConfig
+from policies.engine.judge_config import JudgeConfig
+from policies.gate import BundleSource, PolicyBundle
+from policies.gate.bundle import REGO_ROOT
 
 
 def holder_name(role: str) -> str:
     """Who holds a lease: role, host and process."""
-    return f"{role}@{socket.gethostname()}:{os.getpid()}"
+    return f"{role}@{machine_name()}:{os.getpid()}"
+
+
+def machine_name() -> str:
+    """This machine, as leases and reports name it."""
+    return socket.gethostname()
 
 
 def open_database(settings: Settings, timeout_s: float = 60.0) -> Database:
@@ -56,43 +73,170 @@ def scrubber(settings: Settings, mode: Mode | None = None) -> Scrubber:
     return Scrubber(load_table(), SubjectTokenizer(subject_key), mode or settings.pii.router)
 
 
-def count_trigger(settings: Settings) -> CountTrigger:
-    """When curation opens a cycle."""
-    curation = settings.curation
-    return CountTrigger(curation.min_examples, curation.settle_s, curation.cooldown_s)
+def check_training_guard(settings: Settings) -> None:
+    """Raises SettingsError where the guard that the settings ask for cannot be had: nothing is trained without it."""
+    if settings.pii.training_guard == "presidio":
+        try:
+            check_presidio(settings.pii.presidio_model)
+        except GuardUnavailable as error:
+            raise _no_guard(error) from error
 
 
-def policy_bundle(settings: Settings, high_severity_codes: list[str]) -> PolicyBundle:
-    """The gate's policies, with this installation's hash, bounds and base model."""
-    overrides: dict[str, Any] = {"constitutional_hash": settings.constitution.hash}
+def training_guard(settings: Settings) -> Callable[[str], bool]:
+    """Tells whether a text still holds personal data and must not be trained on. Raises SettingsError."""
+    pii, find = settings.pii, scrubber(settings, "detect").find
+    if pii.training_guard == "table":
+        return lambda text: bool(find(text))
+    try:
+        presidio = PresidioGuard(pii.presidio_model, pii.presidio_score, pii.presidio_entities)
+    except GuardUnavailable as error:
+        raise _no_guard(error) from error
+    return lambda text: bool(find(text)) or presidio(text)
+
+
+def _no_guard(error: GuardUnavailable) -> SettingsError:
+    return SettingsError(f"pii.training_guard=presidio: {error}; or set pii.training_guard=table")
+
+
+def curation_rules(settings: Settings) -> CurationRules:
+    """By what examples are made and cycles open."""
+    curation, threshold = settings.curation, settings.constitution.compliance_threshold
+    few = min(curation.few_examples, curation.min_examples)
+    return CurationRules(
+        triggers=Triggers(
+            count=CountTrigger(curation.min_examples, curation.settle_s),
+            age=AgeTrigger(few, curation.max_age_s),
+            drift=DriftTrigger(few, threshold, curation.drift_min_weight),
+            cooldown_s=curation.cooldown_s,
+        ),
+        feedback_key=feedback_key(settings),
+        compliance_threshold=threshold,
+        half_life=curation.drift_half_life,
+        text_retention_s=curation.text_retention_days * 86400.0,
+    )
+
+
+def feedback_key(settings: Settings) -> bytes:
+    """What the feedback endpoint signs reviews with, and curation checks them by."""
+    return key(settings.curation.feedback_key, settings.data_dir, "feedback").encode()
+
+
+def policy_bundle(settings: Settings, constitution: Constitution) -> PolicyBundle:
+    """The gate's policies as they are now; see `bundle_source`."""
+    return bundle_source(settings, constitution).bundle
+
+
+def bundle_source(settings: Settings, constitution: Constitution) -> BundleSource:
+    """The gate's policies, with this installation's hash, principles and bounds.
+
+    Raises `policies.gate.BundleError` where they do not load or fail their cases.
+    """
+    overrides: dict[str, Any] = {
+        "constitutional_hash": settings.constitution.hash,
+        "constitutional_principles": principles_by_code(constitution),
+    }
     if settings.gate.bounds:
         overrides["bounds"] = dict(settings.gate.bounds)
-    if high_severity_codes:
-        overrides["high_severity_codes"] = sorted(high_severity_codes)
-    return load_bundle(overrides=overrides)
+    return BundleSource(settings.gate.policies or REGO_ROOT, overrides)
+
+
+_LEAST_FIRST = ("low", "medium", "high", "critical")
+
+
+def principles_by_code(constitution: Constitution) -> dict[str, dict[str, Any]]:
+    """The constitution as the gate reads it: under each code, in small letters, its worst severity and who has it."""
+    found: dict[str, dict[str, Any]] = {}
+    for principle in constitution.principles:
+        for code in principle.codes:
+            entry = found.setdefault(code.lower(), {"principles": [], "severity": principle.severity})
+            entry["principles"].append(principle.id)
+            entry["severity"] = max(entry["severity"], principle.severity, key=_LEAST_FIRST.index)
+    return dict(sorted(found.items()))
 
 
 def audit_config(settings: Settings) -> AuditConfig:
-    """The audit engine as it starts."""
+    """The audit engine as it starts; raises SettingsError where a key is none."""
     engine = settings.audit_engine
-    digest_key = key(engine.digest_key, settings.data_dir, "audit-digest")
-    return AuditConfig(engine.database_url, digest_key.encode(), token=secret(engine.token))
+    seal = SealConfig(
+        signing_key=audit_signing_key(settings),
+        checkpoint=audit_checkpoint(settings),
+        interval_s=engine.seal_interval_s,
+        retired_keys=retired_audit_keys(settings),
+    )
+    return AuditConfig(engine.database_url, audit_digest_key(settings), audit_token(settings), seal=seal)
+
+
+def audit_token(settings: Settings) -> str:
+    """What the audit engine asks of writers, and what its clients present: the installation's own where none is set."""
+    return key(settings.audit_engine.token, settings.data_dir, "audit-token")
+
+
+def audit_checkpoint(settings: Settings) -> Path:
+    """Where the audit log's signed heads are kept."""
+    return settings.audit_engine.checkpoint or settings.data_dir / "audit-heads.jsonl"
+
+
+def retired_audit_keys(settings: Settings) -> tuple[bytes, ...]:
+    """The public keys that signed heads of the audit log before the one in use; raises SettingsError."""
+    try:
+        return tuple(public_key(text) for text in settings.audit_engine.retired_public_keys)
+    except UnusableKey as error:
+        raise SettingsError(f"audit_engine.retired_public_keys: {error}") from None
+
+
+def audit_signing_key(settings: Settings) -> bytes:
+    """The seed of the key that signs heads of the audit log; raises SettingsError where what is set is none."""
+    try:
+        return seed(key(settings.audit_engine.signing_key, settings.data_dir, "audit-signing"))
+    except UnusableKey as error:
+        raise SettingsError(f"audit_engine.signing_key: {error}") from None
+
+
+def audit_digest_key(settings: Settings) -> bytes:
+    """What event text in audit entries is digested with."""
+    return key(settings.audit_engine.digest_key, settings.data_dir, "audit-digest").encode()
 
 
 def engine_config(settings: Settings) -> EngineConfig:
-    """The policy engine as it starts."""
+    """The policy engine as it starts; raises SettingsError where settings contradict each other."""
     engine = settings.policy_engine
-    return EngineConfig(
-        encoder=EncoderConfig(threads=engine.threads),
-        cache_dir=settings.training.model_cache.parent / "engine",
-        token=secret(engine.token),
-    )
+    try:
+        return EngineConfig(
+            combine=CombineConfig(threshold=settings.constitution.compliance_threshold, evaluators=engine.evaluators),
+            judge=judge_config(engine.judge),
+            encoder=EncoderConfig(threads=engine.threads),
+            cache_dir=settings.training.model_cache.parent / "engine",
+            token=secret(engine.token),
+        )
+    except ValueError as error:
+        raise SettingsError(f"policy_engine: {error}") from None
+
+
+def judge_config(judge: JudgeSettings) -> JudgeConfig | None:
+    """The judge model as the policy engine asks it; None where there is none."""
+    if judge.url is None:
+        return None
+    given: dict[str, Any] = judge.model_dump(exclude={"token", "categories"})
+    if judge.categories:
+        given["categories"] = judge.categories
+    return JudgeConfig(**given, token=secret(judge.token))
 
 
 def audit_client(settings: Settings) -> AuditClient:
     """A client of the audit engine."""
     engine = settings.audit_engine
-    return AuditClient(engine.url, secret(engine.token), engine.timeout_s)
+    return AuditClient(engine.url, audit_token(settings), engine.timeout_s)
+
+
+def evaluation_audit(settings: Settings) -> SpoolingAudit:
+    """Takes evaluation entries, also while the audit engine is away; use it as an asynchronous context manager."""
+    spool = Spool(audit_spool(settings), settings.audit_engine.spool_bytes)
+    return SpoolingAudit(audit_client(settings), spool, audit_digest_key(settings))
+
+
+def audit_spool(settings: Settings) -> Path:
+    """Where evaluation entries wait for the audit engine."""
+    return settings.data_dir / "audit-spool.db"
 
 
 class AuditOutlet:
@@ -148,11 +292,18 @@ def cycle_config(settings: Settings) -> CycleConfig:
         constitutional_hash=settings.constitution.hash,
         compliance_threshold=settings.constitution.compliance_threshold,
         held_out_share=settings.curation.held_out_share,
+        class_shares=settings.curation.class_shares,
+        near_duplicate=settings.curation.near_duplicate,
         benign_ratio=settings.curation.benign_ratio,
         digest_key=key(settings.curation.digest_key, settings.data_dir, "curation-digest"),
         policy_engine=_address(settings.policy_engine),
-        audit_engine=_address(settings.audit_engine),
+        audit_engine=_address(settings.audit_engine).model_copy(update={"token": audit_token(settings)}),
         audit_retention_days=settings.audit_engine.retention_days,
+        evaluation_audit=EvaluationAuditConfig(
+            digest_key=audit_digest_key(settings).decode(),
+            spool=audit_spool(settings).absolute(),
+            spool_bytes=settings.audit_engine.spool_bytes,
+        ),
         student=StudentConfig(
             base_model=training.base_model,
             risk_level=training.risk_level,
@@ -170,6 +321,7 @@ def cycle_config(settings: Settings) -> CycleConfig:
             constitutional_weight=settings.revision.constitutional_weight,
             max_new_tokens=settings.revision.max_new_tokens,
         ),
+        teacher=_teacher(settings),
         privacy=PrivacyConfig(
             cycle_targets=settings.privacy.cycle_targets,
             epsilon=settings.privacy.epsilon,
@@ -195,6 +347,26 @@ def cycle_config(settings: Settings) -> CycleConfig:
         lease_s=training.lease_s,
         poll_s=training.poll_s,
         job_timeout_s=training.job_timeout_s,
+    )
+
+
+def _teacher(settings: Settings) -> TeacherConfig | None:
+    """The teacher, where event text may be sent to one."""
+    teacher = settings.teacher
+    if teacher.url is None or not teacher.send_event_text:
+        return None
+    return TeacherConfig(
+        url=teacher.url,
+        model=teacher.model,
+        token=secret(teacher.token),
+        opening=teacher.opening,
+        max_new_tokens=teacher.max_new_tokens,
+        timeout_s=teacher.timeout_s,
+        retries=teacher.retries,
+        concurrency=teacher.concurrency,
+        tokens_per_cycle=teacher.tokens_per_cycle,
+        prompt_price=settings.cost.teacher_prompt_per_million,
+        completion_price=settings.cost.teacher_per_million,
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import faust
+import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
 from agents.consume import ConsumeConfig, Handler
@@ -24,6 +26,8 @@ from agents.routing.pipeline import Pipeline
 from agents.training.agent import register as register_training
 from agents.training.context import StageContext
 from app import wiring
+from app.compute import gpu_count, memory_gb
+from app.gate import Gate, open_gate
 from app.kafka import make_producer
 from app.live import LiveCopier
 from app.redis import make_redis
@@ -31,7 +35,8 @@ from app.relay import OutboxRelay
 from app.roles import Role
 from app.routing import Routing, open_pipeline
 from app.settings import Settings
-from app.store import Database, budget, cursors, overview
+from app.store import Database, budget, cursors, overview, usage
+from app.store.database import DatabaseUnavailable
 from app.telemetry.metrics import (
     ConsumerCollector,
     CurationCollector,
@@ -42,7 +47,8 @@ from app.telemetry.metrics import (
 )
 from app.telemetry.tracing import SpanCounts, open_tracing
 from policies.constitution import load_constitution
-from policies.gate import OpaConfig, OpaEngine, PolicyEngine, RegopyEngine
+
+logger = logging.getLogger(__name__)
 
 
 class WorkerState:
@@ -55,7 +61,18 @@ class WorkerState:
         self.snapshots: dict[str, Callable[[], Mapping[str, Any]]] = {}
         self.routing: Routing | None = None
         """Set on the role that routes."""
+        self.gate: Gate | None = None
+        """Set on the role that trains, while it is at work."""
         self._database: Database | None = None
+
+    @contextlib.contextmanager
+    def showing(self, gate: Gate) -> Iterator[None]:
+        """Show the worker's gate for as long as it is open."""
+        self.gate, self.snapshots["gate"] = gate, gate.snapshot
+        try:
+            yield
+        finally:
+            self.gate = None
 
     def add_flow(self) -> Flow:
         """Return what an agent tells of its reading; it is shown as `consumer`."""
@@ -106,7 +123,7 @@ def add_curation(app: faust.App, settings: Settings, state: WorkerState) -> None
 
     def curator() -> Curator:
         if not curators:
-            curators.append(Curator(state.database, wiring.count_trigger(settings)))
+            curators.append(Curator(state.database, wiring.curation_rules(settings)))
         return curators[0]
 
     state.snapshots["curation"] = lambda: dict(curators[0].counts) if curators else {}
@@ -122,47 +139,56 @@ def add_curation(app: faust.App, settings: Settings, state: WorkerState) -> None
 
 
 def add_training(app: faust.App, settings: Settings, state: WorkerState) -> None:
-    """`train`: the cycle runner and the outbox relay."""
+    """`train`: the cycle runner and the outbox relay. Raises SettingsError without the guard that is asked for."""
+    wiring.check_training_guard(settings)
     state.registry.register(StoreCollector(state.store_counts))
 
     @asynccontextmanager
     async def open_context() -> AsyncIterator[StageContext]:
         database = await asyncio.to_thread(lambda: state.database)
-        async with stage_context(settings, database) as context:
+        async with stage_context(settings, database, state) as context:
             yield context
 
     register_training(app, open_context)
+    _add_compute_report(app, state)
     _add_relay(app, settings, state)
 
 
 @asynccontextmanager
-async def stage_context(settings: Settings, database: Database) -> AsyncIterator[StageContext]:
-    """What the cycle runner works with, opened in the running loop."""
+async def stage_context(
+    settings: Settings, database: Database, state: WorkerState | None = None
+) -> AsyncIterator[StageContext]:
+    """What the cycle runner works with, opened in the running loop; the worker's `state` is shown its gate."""
     constitution = load_constitution(settings.constitution.path)
-    bundle = wiring.policy_bundle(settings, list(constitution.high_severity_codes))
-    gate: PolicyEngine = (
-        OpaEngine(OpaConfig(settings.gate.opa_url, timeout_seconds=settings.gate.timeout_s))
-        if settings.gate.opa_url
-        else RegopyEngine(bundle)
-    )
     probe = wiring.Probe(settings)
     audit = wiring.audit_client(settings)
-    has_pii = wiring.scrubber(settings, "detect").find
+    has_pii = await asyncio.to_thread(wiring.training_guard, settings)
     async with contextlib.AsyncExitStack() as stack:
-        for closing in (gate, probe, audit):
+        for closing in (probe, audit):
             stack.push_async_callback(closing.aclose)
+        # The jobs' verdicts are audited in their own processes; what had to wait is delivered from here.
+        await stack.enter_async_context(wiring.evaluation_audit(settings))
+        gate = await stack.enter_async_context(open_gate(settings, database, constitution, audit))
+        if state is not None:
+            stack.enter_context(state.showing(gate))
         yield StageContext(
             config=wiring.cycle_config(settings),
             database=database,
             gate=gate,
             audit=audit,
             probe=probe,
-            approved_models=frozenset(bundle.data["model_registry"]),
-            has_pii=lambda text: bool(has_pii(text)),
+            approved_models=lambda: approved_models(gate),
+            has_pii=has_pii,
             public_training=wiring.public_training(settings, constitution),
             constitution_digest=constitution.digest,
             holder=wiring.holder_name("train"),
+            machine=wiring.machine_name(),
         )
+
+
+async def approved_models(gate: Gate) -> frozenset[str]:
+    """The base models that may be fine-tuned, as the bundle in force lists them."""
+    return frozenset((await gate.present()).data["model_registry"])
 
 
 def add_monitoring(app: faust.App, settings: Settings, state: WorkerState) -> None:
@@ -221,6 +247,23 @@ class SqlCursors:
                 cursors.save(connection, name, cursor)
 
         await asyncio.to_thread(save)
+
+
+def _add_compute_report(app: faust.App, state: WorkerState) -> None:
+    @app.task
+    async def report_compute() -> None:
+        """Tell the store what this machine has, for as long as the worker lives: the gate counts on it."""
+
+        def report() -> None:
+            with state.database.write() as connection:
+                usage.report(connection, wiring.machine_name(), gpus=gpu_count(), memory_gb=memory_gb())
+
+        while True:
+            try:
+                await asyncio.to_thread(report)
+            except (sa.exc.SQLAlchemyError, DatabaseUnavailable) as error:
+                logger.warning("what this machine has was not reported: %s", type(error).__name__)
+            await asyncio.sleep(usage.REPORT_VALID_S / 3)
 
 
 def _add_relay(app: faust.App, settings: Settings, state: WorkerState) -> None:

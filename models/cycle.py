@@ -38,7 +38,9 @@ TRANSITIONS: dict[CycleState, frozenset[CycleState]] = {
         {CycleState.AWAITING_APPROVAL, CycleState.APPROVED, CycleState.REJECTED},
     )
     | _ANYWHERE,
-    CycleState.AWAITING_APPROVAL: frozenset({CycleState.APPROVED, CycleState.REJECTED}) | _ANYWHERE,
+    # Back to revising where what was approved is that text may be sent to a teacher.
+    CycleState.AWAITING_APPROVAL: frozenset({CycleState.APPROVED, CycleState.REVISING, CycleState.REJECTED})
+    | _ANYWHERE,
     CycleState.APPROVED: frozenset({CycleState.TRAINING, CycleState.REJECTED}) | _ANYWHERE,
     CycleState.TRAINING: frozenset({CycleState.EVALUATING, CycleState.REJECTED}) | _ANYWHERE,
     CycleState.EVALUATING: frozenset(
@@ -96,7 +98,11 @@ class Manifest(BaseModel):
     held_out: tuple[ManifestMember, ...]
     public_benign: int
     excluded: dict[str, int] = Field(description="count of examples left out, by reason")
+    excluded_examples: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="ids of the examples left out, by reason"
+    )
     constitution_digest: str
+    cohort: int = Field(0, ge=0, description="of the data domain: whose budget pays, and who may be in")
 
 
 class ManifestMember(BaseModel):

@@ -30,7 +30,8 @@ class GateDecision(BaseModel):
 
     An answer that is not `conclusive` is no verdict: the policy could not be asked. Nothing is permitted by it and
     nothing refused; whoever asked waits and asks again. The revisions are SHA-256 digests of the policies and of the
-    data that decided, and are absent only where nothing decided.
+    data that decided, and are absent only where nothing decided. `human_review_required` is what the policies found,
+    never the requester's word; records older than the field read as false.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +41,7 @@ class GateDecision(BaseModel):
     conclusive: bool
     reasons: tuple[GateReason, ...]
     lane: Literal["fast", "slow"]
+    human_review_required: bool = False
     bundle_revision: str | None
     data_revision: str | None
     engine: str = Field(min_length=1)
@@ -51,6 +53,8 @@ class GateDecision(BaseModel):
             raise ValueError("a permission is conclusive and leaves no reason to refuse")
         if not self.allow and not self.reasons:
             raise ValueError("a decision that does not permit says why")
+        if self.human_review_required and not (self.conclusive and self.lane == "slow"):
+            raise ValueError("a human reviews only what the policies put in the slow lane")
         if self.conclusive and not (self.bundle_revision and self.data_revision):
             raise ValueError("a conclusive decision names the revisions of policies and data that decided")
         return self

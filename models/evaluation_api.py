@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic.config import JsonDict
+
+HASH_MISMATCH = "constitutional_hash_mismatch"
+"""The violation that an engine reports when the request named another constitution than the one it holds."""
 
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
+_PROMPT_IS_TEXT: JsonDict = {
+    "properties": {"prompt": {"anyOf": [{"type": "string"}, {"type": "null"}], "description": "what content answers"}}
+}
 
 
 class _Record(BaseModel):
@@ -18,7 +25,7 @@ class _Judged(_Record):
     """A text with its context. `context.prompt`, where present, is the request that `content` answers."""
 
     content: str
-    context: dict[str, JsonValue] = Field(default_factory=dict)
+    context: Annotated[dict[str, JsonValue], Field(json_schema_extra=_PROMPT_IS_TEXT)] = Field(default_factory=dict)
     constitutional_hash: str
 
     @field_validator("content", "constitutional_hash")
@@ -91,11 +98,17 @@ class ValidateRequest(_Judged):
 
 
 class ValidateResponse(_Record):
-    """`valid` is the whole answer: right constitution, allowed, and at least the engine's threshold."""
+    """`valid` is the whole answer: right constitution, allowed, and at least the engine's threshold.
+
+    The rest names the decision behind it; engines of other makes may leave it out.
+    """
 
     valid: bool
     compliance_score: Score
     hash_match: bool
+    reason: str = ""
+    decision_id: str = ""
+    constitution_digest: str = ""
 
 
 class RecentEvaluation(_Record):

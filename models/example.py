@@ -13,13 +13,15 @@ class ExampleStatus(StrEnum):
     """Where an example stands.
 
     `new` may enter a cycle; `used` has been in one that trained; `held_out` is kept for evaluation and never trained
-    on; `retired` was approved by a human (nothing to mend); `forgotten` has lost its text.
+    on; `retired` was approved by a human (nothing to mend); `excluded` was left out for good (its manifest or revision
+    says why); `forgotten` has lost its text.
     """
 
     NEW = "new"
     USED = "used"
     HELD_OUT = "held_out"
     RETIRED = "retired"
+    EXCLUDED = "excluded"
     FORGOTTEN = "forgotten"
 
 

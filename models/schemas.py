@@ -18,6 +18,7 @@ from models.audit import (
     ChainReport,
     RecentOptimization,
     RecentViolation,
+    SignedHead,
     StoredEntry,
 )
 from models.cycle import Cycle, CycleRecord, Manifest, TrainingPlan
@@ -61,6 +62,7 @@ RECORDS: tuple[type[BaseModel], ...] = (
     StoredEntry,
     ChainHead,
     ChainReport,
+    SignedHead,
     # SQL documents, and what auditors are shown
     Example,
     Cycle,

@@ -8,15 +8,25 @@ directly before a text).
 
 from __future__ import annotations
 
-import functools
 import re
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import re2
-
-from otel.keys import KeyClassifier
-from otel.subject import TOKEN_HEX_DIGITS, TOKEN_PREFIX
+from otel.automaton import Automaton, Span
+from otel.expressions import (
+    BOUNDARY,
+    ESCAPED_ASCII,
+    GAP,
+    JOIN,
+    PROTO_BOUNDARY,
+    PROTO_JOIN,
+    QUOTES,
+    expression,
+    secret_expression,
+    secret_head,
+    subject_expressions,
+)
+from otel.keys import KeyClassifier, KeyKind
 from otel.table import SECRET_VALIDATOR, PiiPattern, PiiTable
 from otel.validators import VALIDATORS, Validator
 
@@ -25,26 +35,16 @@ from otel.validators import VALIDATORS, Validator
 PART = b"\x00"
 KEY_END = b"\x01"
 
-# A boundary before a value: one character that no longer word or number could hold, or a JSON escape.
-_BOUNDARY: Final = r"(?:[^0-9A-Za-z_.\-+]|\\[nrtbf]|\\u00[01][0-9A-Fa-f])"
-# In protobuf also a field's tag (string fields of AnyValue, KeyValue, LogRecord, scope and resource) and length.
-_PROTO_LENGTH: Final = r"(?:[\x80-\xff]{0,3}[\x00-\x7f])"
-_PROTO_BOUNDARY: Final = rf"(?:{_BOUNDARY}|[\x0a\x12\x1a\x3a\x62]{_PROTO_LENGTH})"
-# Between a word of context and the value: joining words and punctuation.
-_JOIN: Final = r"""(?:[\s:#=,.()"'_?\x01\-]|\\+(?:[nrtf"]|u0001))"""
-_PROTO_JOIN: Final = rf"(?:{_JOIN}|\x12{_PROTO_LENGTH}\x0a{_PROTO_LENGTH})"
-_LINK: Final = r"(?i:numbers?|nos?|nr|num|is|was|are|at|on|to|via|me|us|my|our|your|the|registered)"
-_LIST_OPENS: Final = rf"""[0-9A-Za-z_.\-]{{0,16}}(?:\\*["']\s?:\s?\[|\x12{_PROTO_LENGTH}\x2a)"""
 _AFTER: Final = rb"[0-9A-Za-z_]|[.\-][0-9A-Za-z]"
-# Where a word starts, and the space around = and :, escaped as JSON does or not.
-_WORD_START: Final = r"(?:[^A-Za-z]|\\[nrtbf]|\\u00[01][0-9A-Fa-f])"
-_GAP: Final = r"(?:\s|\\+[nrt]){0,2}"
-_QUOTES: Final = r"""["'\\]{0,20}"""
 _LAST_GROUP: Final = re.compile(r"[ .\-/()]+[0-9]+$")
 _LOOK_BACK: Final = 40
 _NAME_END: Final = re.compile(rb"[0-9A-Za-z_.\-]{1,80}$")
-# A printable ASCII character written as \u0040 in JSON, which would hide an address from the patterns.
-_ESCAPED_ASCII: Final = r"\\u00[2-7][0-9A-Fa-f]"
+_GIT_LOGIN: Final = re.compile(rb"(?<![0-9A-Za-z._%+'\-\x80-\xff])git@")
+# What stands for a secret in source code: nothing, a call to come, a setting.
+_CODE: Final = re.compile(
+    rb"None|null|nil|undefined|[Tt]rue|[Ff]alse|await|new|(?:process\.env|os\.environ|self|this|settings|config|args)\.[\w.]+"
+)
+_PATH: Final = re.compile(rb"[A-Za-z_]\w*(?:(?:\.|::)[A-Za-z_]\w*)*")
 _ESCAPED: Final = frozenset(b"nrtbf")
 
 
@@ -69,7 +69,7 @@ class _Form:
     entry: PiiPattern
     validator: Validator
     mask: bytes
-    not_before: Any
+    not_before: Automaton | None
 
 
 class Detector:
@@ -84,68 +84,69 @@ class Detector:
                 entry=entry,
                 validator=VALIDATORS[entry.validator],
                 mask=entry.mask.encode(),
-                not_before=re2.compile(f"(?:{entry.not_before})$") if entry.not_before else None,
+                not_before=Automaton(f"(?:{entry.not_before})$", capture=False) if entry.not_before else None,
             )
             for entry in entries
         ]
-        head = _secret_head(table)
-        self._secret_at = re2.compile(_secret_expression(head, self._secret)) if self._secret else None
-        groups = [_expression(entry, _BOUNDARY, _JOIN, capture=True) for entry in entries]
-        secret_text = rf"{head}{_QUOTES}{_GAP}[:=]{_GAP}{_QUOTES}[^\s]"
-        self._find = re2.compile("|".join([*groups, secret_text]))
+        head = secret_head(table)
+        self._secret_at = Automaton(secret_expression(head, self._secret)) if self._secret else None
+        groups = [expression(entry, BOUNDARY, JOIN, capture=True) for entry in entries]
+        secret_text = rf"{head}{QUOTES}{GAP}[:=]{GAP}{QUOTES}[^\s]"
+        self._find = Automaton("|".join([*groups, secret_text]))
         # The entries from the n-th on, for a place where an earlier one matched but did not validate.
-        self._from = [re2.compile("|".join(groups[first:])) for first in range(len(groups))]
-        subject = _subject_expressions(table)
-        json_parts = [_expression(e, _BOUNDARY, _JOIN, prefilter=True) for e in entries]
-        self._json = _latin1("|".join([*json_parts, secret_text, subject.json, _ESCAPED_ASCII]))
-        proto_parts = [_expression(e, _PROTO_BOUNDARY, _PROTO_JOIN, prefilter=True) for e in entries]
-        secret_proto = rf"{head}(?:\x12|{_QUOTES}{_GAP}[:=])"
-        proto_parts += [secret_proto, subject.json, subject.proto, _ESCAPED_ASCII]
-        self._proto = _latin1("|".join(proto_parts))
+        self._from = [Automaton("|".join(groups[first:])) for first in range(len(groups))]
+        subject = subject_expressions(table)
+        json_parts = [expression(e, BOUNDARY, JOIN, prefilter=True) for e in entries]
+        self._json = Automaton(
+            "|".join([*json_parts, secret_text, subject.json, ESCAPED_ASCII]), raw_bytes=True, capture=False
+        )
+        proto_parts = [expression(e, PROTO_BOUNDARY, PROTO_JOIN, prefilter=True) for e in entries]
+        secret_proto = rf"{head}(?:\x12|{QUOTES}{GAP}[:=])"
+        proto_parts += [secret_proto, subject.json, subject.proto, ESCAPED_ASCII]
+        self._proto = Automaton("|".join(proto_parts), raw_bytes=True, capture=False)
         # JSON inside a text that patterns alone cannot clean: subjects, maps under secret keys, escaped ASCII.
-        nested = rf"{head}{_QUOTES}{_GAP}:{_GAP}[\[{{]"
-        inside = rf"{subject.json}|{nested}|{_ESCAPED_ASCII}"
-        self._json_inside = _latin1(inside)
-        self._subject_json = _latin1(subject.json)
+        nested = rf"{head}{QUOTES}{GAP}:{GAP}[\[{{]"
+        inside = rf"{subject.json}|{nested}|{ESCAPED_ASCII}"
+        self._json_inside = Automaton(inside, raw_bytes=True, capture=False)
+        self._subject_json = Automaton(subject.json, raw_bytes=True, capture=False)
         # Finding a word costs a tenth of the expression, and most events hold neither.
         names = sorted((name.removesuffix(".id").encode() for name in table.subject_fields), key=len)
         self._subject_words = tuple(
             name for at, name in enumerate(names) if not any(shorter in name for shorter in names[:at])
         )
-        self._subject_proto = _latin1(f"{subject.json}|{subject.proto}")
+        self._subject_proto = Automaton(f"{subject.json}|{subject.proto}", raw_bytes=True, capture=False)
         self._after = re.compile(_AFTER)
 
     def json_needs_look(self, data: bytes) -> bool:
         """False only if serialised JSON `data` certainly holds nothing to mask and no subject to tokenise."""
-        return self._json.search(data) is not None
+        return self._json.occurs(data)
 
     def proto_needs_look(self, data: bytes) -> bool:
         """The same for a serialised OTLP message."""
-        return self._proto.search(data) is not None
+        return self._proto.occurs(data)
 
     def has_subject(self, data: bytes) -> bool:
         """Whether JSON text `data` holds a subject field whose value is no token."""
         for word in self._subject_words:
             if word in data:
-                return self._subject_json.search(data) is not None
+                return self._subject_json.occurs(data)
         return False
 
     def proto_has_subject(self, data: bytes) -> bool:
         """Whether a serialised OTLP message holds a subject field whose value is no token."""
-        return self._subject_proto.search(data) is not None
+        return self._subject_proto.occurs(data)
 
     def json_inside_needs_parsing(self, data: bytes) -> bool:
         """Whether text `data`, if it is JSON, must be parsed to be cleaned."""
-        return self._json_inside.search(data) is not None
+        return self._json_inside.occurs(data)
 
     def scan(self, data: bytes) -> list[Hit]:
         """All personal data in `data` (which starts with PART), in order, without overlaps."""
         hits: list[Hit] = []
         position = 0
-        find = self._find.search
-        while (found := find(data, position)) is not None:
-            start = found.start()
-            hit = self._classify(data, start, found, hits[-1].end if hits else 0)
+        while (spans := self._find.search(data, position)) is not None:
+            start = spans[0][0]
+            hit = self._classify(data, start, spans, hits[-1].end if hits else 0)
             if hit is None or hit.start < position:
                 position = start + 1
             else:
@@ -153,16 +154,16 @@ class Detector:
                 position = hit.end
         return hits
 
-    def _classify(self, data: bytes, at: int, found: Any, floor: int) -> Hit | None:
-        """What `found` at `at` is; where it does not validate, whatever entry after it matches there too."""
+    def _classify(self, data: bytes, at: int, spans: list[Span] | None, floor: int) -> Hit | None:
+        """What was found at `at` is; where it does not validate, whatever entry after it matches there too."""
         first = 0
-        while found is not None and (group := found.lastindex) is not None:
-            start, end = found.span(group)
+        while spans is not None and (group := _group(spans)):
+            start, end = spans[group]
             first += group
             hit = self._check(self._forms[first - 1], data, start, end, floor)
             if hit is not None:
                 return hit
-            found = self._from[first].match(data, at) if first < len(self._forms) else None
+            spans = self._from[first].match(data, at) if first < len(self._forms) else None
         return self._check_secret(data, at)
 
     def _check(self, form: _Form, data: bytes, start: int, end: int, floor: int) -> Hit | None:
@@ -170,13 +171,14 @@ class Detector:
         if not form.entry.bounded and start and data[start - 1] == 0x5C and data[start] in _ESCAPED:
             start += 1  # the letter of a JSON escape such as \n is no part of the value
         if form.entry.validator == "none":
-            if data[start] == 0x40:
+            # No local part, or the login of all git remotes, which is nobody's.
+            if data[start] == 0x40 or _GIT_LOGIN.search(data, max(0, start - 3), end):
                 return None
         else:
             end = start + self._valid_length(form, data, start, end)
         if end <= start:
             return None
-        if form.not_before is not None and form.not_before.search(data[max(floor, start - _LOOK_BACK) : start]):
+        if form.not_before is not None and form.not_before.occurs(data[max(floor, start - _LOOK_BACK) : start]):
             return None
         return Hit(start, end, form.entry.name, form.mask)
 
@@ -196,25 +198,35 @@ class Detector:
     def _check_secret(self, data: bytes, at: int) -> Hit | None:
         if self._secret is None or self._secret_at is None:
             return None
-        found = self._secret_at.match(data, at)
-        if found is None:
+        spans = self._secret_at.match(data, at)
+        if spans is None:
             return None
-        name_end = found.start(1)
+        key_quote, sign, space, quote = (data[start:end] for start, end in spans[1:5])
+        name_end = spans[1][0]
         name = _NAME_END.search(data[max(0, name_end - 80) : name_end])
-        if name is None or not self._keys.is_secret(name.group().decode()):
+        if name is None or self._keys.kind(name.group().decode()) is not KeyKind.SECRET:
             return None
-        key_quote, sign, space, quote = found.group(1), found.group(2), found.group(3), found.group(4)
-        start = found.end(4)
+        start = spans[4][1]
         if quote:
             end = _closing(data, start, quote)
         else:
-            end = found.end(5)
+            end = spans[5][1]
             value = data[start:end]
             if key_quote or value == self._secret.mask.encode() or not _is_secret_word(value, sign, space):
+                return None
+            if _is_code(value, space, data[end : end + 1]):
                 return None
         if end <= start or data[start:end] == self._secret.mask.encode():
             return None
         return Hit(start, end, self._secret.name, self._secret.mask.encode())
+
+
+def _group(spans: list[Span]) -> int:
+    """The number of the group that took part: there is one for each alternative. 0 for none."""
+    for group in range(1, len(spans)):
+        if spans[group][0] >= 0:
+            return group
+    return 0
 
 
 def _is_secret_word(value: bytes, sign: bytes, space: bytes) -> bool:
@@ -223,6 +235,14 @@ def _is_secret_word(value: bytes, sign: bytes, space: bytes) -> bool:
         return True
     body = value.rstrip(b".?!:")
     return any(not 0x41 <= (char & 0xDF) <= 0x5A for char in body) and len(body) >= 4
+
+
+def _is_code(value: bytes, space: bytes, after: bytes) -> bool:
+    """Whether source code reads the secret from elsewhere: `password = getpass.getpass()`, `token = await f()`."""
+    if _CODE.fullmatch(value):
+        return True
+    is_called = after in (b"(", b"[") and _PATH.fullmatch(value) is not None
+    return is_called and (bool(space) or b"." in value or b"::" in value)
 
 
 def _closing(data: bytes, start: int, quote: bytes) -> int:
@@ -235,76 +255,3 @@ def _closing(data: bytes, start: int, quote: bytes) -> int:
             return position
         position += 1
     return stop
-
-
-def _latin1(expression: str) -> Any:
-    """Compiled over bytes: a protobuf message is not UTF-8 throughout."""
-    options = re2.Options()
-    options.encoding = re2.Options.Encoding.LATIN1
-    options.never_capture = True
-    return re2.compile(expression.encode("latin-1"), options)
-
-
-def _expression(entry: PiiPattern, boundary: str, join: str, *, capture: bool = False, prefilter: bool = False) -> str:
-    value = entry.prefilter if prefilter and entry.prefilter else entry.pattern
-    value = f"({value})" if capture else f"(?:{value})"
-    if entry.context_before:
-        expression = _context(entry.context_before, join) + value
-        if prefilter:  # a list under such a key: its items have the key as context, but do not stand beside it
-            expression += "|" + _word_of_context(entry.context_before) + _LIST_OPENS
-        return expression
-    if entry.context_after:
-        words = "|".join(entry.context_after)
-        value += rf"[ \-]{{1,3}}(?i:{words})(?:[^A-Za-z]|$)"
-    return boundary + value if entry.bounded else value
-
-
-def _context(words: tuple[str, ...], join: str) -> str:
-    """Words before a value: at a word's start or at a hump (homePhone), then joining words and punctuation."""
-    return rf"{_word_of_context(words)}(?i:s?)(?:{join}{{0,4}}{_LINK}){{0,4}}{join}{{1,12}}"
-
-
-def _word_of_context(words: tuple[str, ...]) -> str:
-    humps = "|".join(word.capitalize() for word in words if word.isalpha())
-    names = "|".join(words)
-    whole = rf"{_WORD_START}(?i:{names})"
-    return rf"(?:{whole}|[a-z](?:{humps}))" if humps else f"(?:{whole})"
-
-
-def _secret_head(table: PiiTable) -> str:
-    secret = table.secret_keys
-    quoted = functools.partial(map, re.escape)
-    anywhere, word, ends = ("|".join(quoted(w)) for w in (secret.anywhere, secret.word, secret.suffixes))
-    humps = "|".join(word.capitalize() for word in secret.word if word.isalpha())
-    tail = rf"(?:[._\-]?(?:(?i:{ends})|[0-9]{{1,3}}))?"
-    return rf"(?:(?i:{anywhere})|{_WORD_START}(?i:{word})|[a-z](?:{humps})){tail}"
-
-
-def _secret_expression(head: str, entry: PiiPattern) -> str:
-    return rf"{head}({_QUOTES}){_GAP}([:=])({_GAP})({_QUOTES})({entry.pattern}|)"
-
-
-class _Subject(NamedTuple):
-    json: str
-    proto: str
-
-
-def _subject_expressions(table: PiiTable) -> _Subject:
-    """Subject fields whose value is no token. RE2 has no "not followed by": the token is spelled out by char."""
-    names = "|".join(map(re.escape, table.subject_fields))
-    people = "|".join(name.removesuffix(".id") for name in table.subject_fields if name.endswith(".id"))
-    token = [*(re.escape(char) for char in TOKEN_PREFIX), *(["0-9a-f"] * TOKEN_HEX_DIGITS)]
-    not_token = _unless([*token, r'\\"'])
-    as_json = rf'(?:{names})\\*"\s*:\s*(?:\\*"{not_token}|[^\\"\sn])|"(?:{people})\\*"\s*:\s*\{{'
-    # KeyValue.value (0x12), its length, AnyValue.string_value (0x0a), the token's length.
-    length = len(TOKEN_PREFIX) + TOKEN_HEX_DIGITS
-    not_sized = _unless([rf"\x{byte:02x}" for byte in (length + 2, 0x0A, length)] + token)
-    return _Subject(as_json, rf"(?:{names})(?:[^\x12\\\"]|\x12{not_sized})|(?:{people})\x12{_PROTO_LENGTH}\x32")
-
-
-def _unless(classes: list[str]) -> str:
-    """An expression for "something else than this sequence of character classes"."""
-    expression = f"[^{classes[-1]}]"
-    for char_class in reversed(classes[:-1]):
-        expression = f"(?:[^{char_class}]|[{char_class}]{expression})"
-    return expression

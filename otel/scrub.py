@@ -67,7 +67,7 @@ class Scrubber:
             has_subject = detector.has_subject if subject_tokens is not None else _never
             self._json_needs_look = has_subject
             proto_needs_look = detector.proto_has_subject if subject_tokens is not None else _never
-        self._otlp = OtlpScrubber(keys, proto_needs_look, lambda: Walk(self._engine))
+        self._otlp = OtlpScrubber(proto_needs_look, lambda: Walk(self._engine))
 
     def find(self, text: str) -> list[Finding]:
         """Where personal data stands in `text`, in order. Does not depend on the mode; nothing is altered."""
@@ -107,7 +107,12 @@ class Scrubber:
         return walk.finish().counts
 
     def scrub_otlp(self, request: ExportLogsServiceRequest) -> Counter[str]:
-        """Cleans a log export request in place: bodies, attributes, resources, scopes, names; returns counts."""
+        """Cleans a log export request in place: bodies, attributes, resources, scopes, names; returns counts.
+
+        Where it masks, fields that this version of OTLP does not know are dropped: no pattern looks into them.
+        """
+        if self.mode == "scrub":
+            request.DiscardUnknownFields()
         counts: Counter[str] = Counter()
         for walk in self._otlp.scrub(request):
             counts.update(walk.counts)

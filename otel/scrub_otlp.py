@@ -11,7 +11,8 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeL
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from otel.detector import PART
-from otel.keys import KeyClassifier, KeyKind
+from otel.keys import KeyKind
+from otel.segments import set_item
 from otel.walk import PERSON_ID, Walk
 
 NeedsLook = Callable[[bytes], bool]
@@ -21,8 +22,7 @@ MakeWalk = Callable[[], Walk]
 class OtlpScrubber:
     """Applies a `Walk` to the parts of a request that a first look finds suspicious."""
 
-    def __init__(self, keys: KeyClassifier, needs_look: NeedsLook, make_walk: MakeWalk) -> None:
-        self._keys = keys
+    def __init__(self, needs_look: NeedsLook, make_walk: MakeWalk) -> None:
         self._needs_look = needs_look
         self._make_walk = make_walk
 
@@ -43,14 +43,25 @@ class OtlpScrubber:
     def _envelope(
         self, walks: list[Walk], logs: ResourceLogs | ScopeLogs, part: Resource | InstrumentationScope
     ) -> None:
-        data = part.SerializeToString()
-        if not (self._needs_look(data) or (logs.schema_url and self._needs_look(PART + logs.schema_url.encode()))):
+        entities = part.entity_refs if isinstance(part, Resource) else ()
+        if not (
+            # An entity's tags look like JSON to the first look: where there is one, a closer look is due.
+            entities
+            or self._needs_look(part.SerializeToString())
+            or (logs.schema_url and self._needs_look(PART + logs.schema_url.encode()))
+        ):
             return
         walk = self._make_walk()
         walk.text(setattr, logs, "schema_url", "schema_url", logs.schema_url)
         if isinstance(part, InstrumentationScope):
             walk.text(setattr, part, "name", "name", part.name)
             walk.text(setattr, part, "version", "version", part.version)
+        for entity in entities:
+            walk.text(setattr, entity, "schema_url", "schema_url", entity.schema_url)
+            walk.text(setattr, entity, "type", "type", entity.type)
+            for names in (entity.id_keys, entity.description_keys):
+                for index, name in enumerate(names):
+                    walk.text(set_item, names, index, "", name)
         self._attributes(walk, part.attributes)
         walks.append(walk.finish())
 
@@ -75,35 +86,37 @@ class OtlpScrubber:
             self._attributes(walk, value.kvlist_value.values, secret=secret, person=person)
 
     def _bytes(self, walk: Walk, value: AnyValue, name: str, *, secret: bool) -> None:
-        """Bytes that are UTF-8 are text to whoever reads them later."""
+        """Bytes may be text to whoever reads them later: UTF-8, or characters of one byte among others."""
         try:
-            text = value.bytes_value.decode()
+            text, write = value.bytes_value.decode(), _set_utf8
         except UnicodeDecodeError:
-            text = ""
-        if text or secret:
-            walk.text(_set_bytes, value, "bytes_value", name, text or "\ufffd", secret=secret)
+            text, write = value.bytes_value.decode("latin-1"), _set_latin1
+        walk.text(write, value, "bytes_value", name, text, secret=secret)
 
     def _attributes(self, walk: Walk, attributes: Any, *, secret: bool = False, person: bool = False) -> None:
         nobody: list[int] = []
         pair: KeyValue
         for index, pair in enumerate(attributes):
-            kind = self._keys.kind(pair.key)
+            name, value = pair.key, pair.value
+            known = walk.known(name)
+            if known.is_plain:
+                self._any(walk, value, name, secret=secret)
+                continue
+            kind = known.kind
             if kind is KeyKind.IDENTITY:
                 continue
-            if kind is KeyKind.SUBJECT or (person and pair.key == PERSON_ID):
-                token = walk.subject(_plain(pair.value))
+            if kind is KeyKind.SUBJECT or (person and name == PERSON_ID):
+                token = walk.subject(_plain(value))
                 if token is not None:
                     if token:
-                        pair.value.string_value = token
+                        value.string_value = token
                     else:
                         nobody.append(index)
                     continue
-            name = pair.key
             clean = walk.key(name)
             if clean != name:
                 pair.key = clean
-            hidden = secret or kind is KeyKind.SECRET
-            self._any(walk, pair.value, name, secret=hidden, person=kind is KeyKind.PERSON)
+            self._any(walk, value, name, secret=secret or kind is KeyKind.SECRET, person=kind is KeyKind.PERSON)
         for index in reversed(nobody):
             del attributes[index]
 
@@ -116,5 +129,9 @@ def _plain(value: AnyValue) -> str | int | None:
     return value.int_value if kind == "int_value" else None
 
 
-def _set_bytes(holder: Any, field: str, text: str) -> None:
+def _set_utf8(holder: Any, field: str, text: str) -> None:
     setattr(holder, field, text.encode())
+
+
+def _set_latin1(holder: Any, field: str, text: str) -> None:
+    setattr(holder, field, text.encode("latin-1"))

@@ -21,6 +21,9 @@ PERSON_ID: Final = "id"
 # Nothing shorter can be personal data ("pwd=x").
 _SHORTEST: Final = 5
 _MAX_JSON_DEPTH: Final = 4
+_SCALARS: Final = frozenset({int, float, bool, type(None)})
+_MAY_OPEN_JSON: Final = "{[ \t\r\n"
+_ESCAPED_ASCII: Final = re.compile(r"\\+u00([2-7][0-9A-Fa-f])")
 _LONG_NUMBER: Final = re.compile(r"\d{19}")
 _CACHED_KEYS: Final = 8192
 _LONGEST_CACHED_KEY: Final = 128
@@ -30,7 +33,7 @@ _LONGEST_CACHED_KEY: Final = 128
 _Node = tuple[Any, str, bool, bool]
 
 
-class _Key(NamedTuple):
+class Key(NamedTuple):
     """What is known of a key: keys are few and repeat, so it is worked out once."""
 
     kind: KeyKind
@@ -42,7 +45,7 @@ class _Key(NamedTuple):
 class Engine:
     """What every walk of one scrubber shares."""
 
-    __slots__ = ("_known", "detector", "keys", "mode", "secret_mask", "subjects")
+    __slots__ = ("detector", "keys", "known", "mode", "secret_mask", "subjects")
 
     def __init__(
         self, detector: Detector, keys: KeyClassifier, subjects: SubjectTokenizer | None, mode: Mode, secret_mask: str
@@ -52,25 +55,25 @@ class Engine:
         self.subjects = subjects
         self.mode = mode
         self.secret_mask = secret_mask
-        self._known: dict[str, _Key] = {}
+        self.known: dict[str, Key] = {}
 
-    def key(self, key: str) -> _Key:
+    def key(self, key: str) -> Key:
         """A key's kind, its name without personal data, and the types found in the name."""
-        known = self._known.get(key)
+        known = self.known.get(key)
         if known is None:
             data = encode(key)
             found: Counter[str] = Counter()
             hits = [hit.moved(-1) for hit in self.detector.scan(PART + data)]
             clean = mask(self.detector, PART, data, hits, found, again=True)
             kind = self.keys.kind(key)
-            known = _Key(
+            known = Key(
                 kind=kind,
                 clean=decode(clean),
                 types=tuple(found.elements()),
                 is_plain=kind is KeyKind.PLAIN and not hits and key != PERSON_ID,
             )
-            if len(self._known) < _CACHED_KEYS and len(key) <= _LONGEST_CACHED_KEY:
-                self._known[key] = known
+            if len(self.known) < _CACHED_KEYS and len(key) <= _LONGEST_CACHED_KEY:
+                self.known[key] = known
         return known
 
 
@@ -85,19 +88,35 @@ class Walk:
         self._patterns = engine.mode != "off"
         self._masks = engine.mode == "scrub"
         self._segments = Segments(engine.detector)
-        self.counts: Counter[str] = Counter()
+        # Counter() itself costs as much as scanning fifty bytes.
+        self.counts: Counter[str] = Counter.__new__(Counter)
         self.changed = False
 
     def tree(self, root: dict[str, Any] | list[Any]) -> None:
         """Maps and lists, however deep, without recursion."""
         stack: list[_Node] = [(root, "", False, False)]
+        known_key, add = self._engine.known.get, self._segments.add
         while stack:
             node, name, secret, person = stack.pop()
             if isinstance(node, list):
                 for index, value in enumerate(node):
                     self._value(stack, node, index, name, value, secret)
                 continue
+            in_the_open = self._patterns and not secret
             for key, value in list(node.items()):
+                # Most items are texts and numbers under keys without meaning here: for them, what `_item` comes to.
+                known = known_key(key)
+                if known is not None:
+                    if known.is_plain and in_the_open:
+                        kind = type(value)
+                        if kind is str and value[:1] not in _MAY_OPEN_JSON:
+                            if len(value) >= _SHORTEST:
+                                add(set_item, node, key, key, value if "\\" not in value else self._readable(value))
+                            continue
+                        if kind in _SCALARS:
+                            continue
+                    elif known.kind is KeyKind.IDENTITY:
+                        continue
                 self._item(stack, node, key, value, secret, person)
 
     def _item(self, stack: list[_Node], node: Any, key: Any, value: Any, secret: bool, person: bool) -> None:
@@ -159,6 +178,10 @@ class Walk:
             self.changed = True
         return token
 
+    def known(self, key: str) -> Key:
+        """What is known of a key."""
+        return self._engine.key(key)
+
     def key(self, key: str) -> str:
         """The name of a key, masked where it holds personal data itself."""
         if not self._patterns:
@@ -191,17 +214,23 @@ class Walk:
             return
         if len(text) < _SHORTEST:
             return
-        if text[0] in "{[ \t\r\n" and self._depth < _MAX_JSON_DEPTH and self._json(write, holder, key, text):
+        if text[0] in _MAY_OPEN_JSON and self._depth < _MAX_JSON_DEPTH and self._json(write, holder, key, text):
             return
         if self._patterns:
-            self._segments.add(write, holder, key, name, text)
+            self._segments.add(write, holder, key, name, self._readable(text))
+
+    def _readable(self, text: str) -> str:
+        """`text`, or where JSON's escapes in it (a log line with JSON, say) hide something, the text without them."""
+        if "\\u00" not in text:
+            return text
+        plain = _ESCAPED_ASCII.sub(_unescape, text)
+        return plain if plain != text and self._engine.detector.scan(PART + encode(plain)) else text
 
     def finish(self) -> Walk:
         """Scans the gathered texts and writes the clean ones back."""
         if self._patterns:
-            before = self.counts.total()
-            self._segments.scrub(self.counts, write=self._masks)
-            self.changed |= self._masks and self.counts.total() > before
+            found = self._segments.scrub(self.counts, write=self._masks)
+            self.changed |= self._masks and found
         return self
 
     def _json(self, write: Write, holder: Any, key: Any, text: str) -> bool:
@@ -222,6 +251,11 @@ class Walk:
             self.changed = True
         self.counts.update(inner.counts)
         return True
+
+
+def _unescape(found: re.Match[str]) -> str:
+    char = chr(int(found[1], 16))
+    return found[0] if char in '"\\' else char
 
 
 def _unused(name: str, node: dict[Any, Any]) -> str:

@@ -27,7 +27,8 @@ OUTCOMES = ("routed", "filtered", "duplicate", "sampled_out", "dead_lettered")
 CARD, ADDRESS, PHONE = "4539 1488 0343 6467", "198.51.100.77", "+49 30 12345678"
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "curation": {"min_examples": 140, "settle_s": 2.0, "cooldown_s": 3600.0},
+    # Of 60 tens and their reviews wait 90 units of `alpha`: 60 persons, and 30 harmful events of nobody.
+    "curation": {"min_examples": 84, "settle_s": 2.0, "cooldown_s": 3600.0},
 }
 
 Event = dict[str, Any]

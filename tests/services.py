@@ -24,6 +24,7 @@ from app.embedded.process import AnyService, ProcessGroup
 from app.embedded.redis import RedisServer
 from app.embedded.redis_cluster import RedisCluster
 from app.embedded.run_directory import RunDirectory
+from app.store import Database
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MAY_BE_MISSING = "this machine may go without: "
@@ -130,3 +131,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'test.db'}"
     url: str = request.getfixturevalue("postgres_url")
     return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """An empty store with all its tables, on SQLite and on PostgreSQL."""
+    database = Database(database_url)
+    database.migrate()
+    yield database
+    database.close()

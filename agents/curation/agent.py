@@ -14,13 +14,14 @@ from agents.consume import OpenHandler, consume
 from agents.curation.curator import CuratedRecord, Curator
 from agents.flow import Flow
 from agents.routing.message import InboundMessage
-from app.topics import FEEDBACK, TRIGGERS, VIOLATIONS
+from app.topics import EVALUATIONS, FEEDBACK, TRIGGERS, VIOLATIONS
 from models.example import Lineage
 
 logger = logging.getLogger(__name__)
 
-TOPICS = (VIOLATIONS.name, TRIGGERS.name, FEEDBACK.name)
+TOPICS = (VIOLATIONS.name, TRIGGERS.name, FEEDBACK.name, EVALUATIONS.name)
 CHECK_INTERVAL_S = 1.0
+RETENTION_INTERVAL_S = 600.0
 MAX_TRACE_ID_CHARS = 64
 
 
@@ -80,3 +81,11 @@ def register(
             return
         for cycle in opened:
             logger.info("opened a cycle for %s", cycle.model_id, extra={"cycle_id": cycle.cycle_id})
+
+    @app.timer(interval=RETENTION_INTERVAL_S)
+    async def forget_old_text() -> None:
+        try:
+            while await asyncio.to_thread(lambda: curator().forget_old_text()):
+                pass
+        except Exception as error:  # noqa: BLE001 - the next tick goes on
+            logger.warning("text beyond its retention not forgotten: %s", type(error).__name__)

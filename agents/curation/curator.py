@@ -6,16 +6,26 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from agents.curation.examples import Feedback, NotCuratable, feedback_changes, to_example, to_feedback
-from agents.curation.triggers import CountTrigger
-from app.store import Database, cycles, examples
+from agents.curation import triggers
+from agents.curation.examples import (
+    Feedback,
+    NotCuratable,
+    feedback_changes,
+    to_example,
+    to_feedback,
+    to_observation,
+)
+from app.store import Database, adherence, cycles, examples, forgetting, switches
+from app.store.adherence import Observation
 from app.store.database import utc_now
-from models.cycle import Cycle, TriggerType
+from models.cycle import Cycle
 from models.event import Classification, Verdict
-from models.example import ExampleStatus, Lineage
+from models.example import Example, ExampleStatus, Lineage
+
+STAMP_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +36,36 @@ class CuratedRecord:
     lineage: Lineage
 
 
+@dataclass(frozen=True, slots=True)
+class CurationRules:
+    """By what examples are made and cycles open.
+
+    `feedback_key`: what the feedback endpoint signs with. `compliance_threshold`: an evaluation below it is not
+    adherent. `half_life`: of adherence, in evaluations. `text_retention_s`: after it an example loses its text.
+    """
+
+    triggers: triggers.Triggers
+    feedback_key: bytes | None = None
+    compliance_threshold: float = 0.95
+    half_life: float = 500.0
+    text_retention_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What a batch of records says, sorted."""
+
+    examples: list[Example]
+    feedback: list[Feedback]
+    observations: list[Observation]
+
+
 class Curator:
     """Writes batches of routed events to the store and opens cycles."""
 
-    def __init__(self, database: Database, trigger: CountTrigger) -> None:
+    def __init__(self, database: Database, rules: CurationRules) -> None:
         self.database = database
-        self.trigger = trigger
+        self.rules = rules
         self.counts: Counter[str] = Counter()
         # A fresh worker does not know when the last example came; it waits one settling time.
         self._last_example = time.monotonic()
@@ -39,53 +73,90 @@ class Curator:
     def store(self, records: Sequence[CuratedRecord]) -> Counter[str]:
         """Store a batch in one transaction; returns counts by outcome. Raises only what SQLAlchemy raises."""
         outcome: Counter[str] = Counter()
-        new, feedback = [], []
-        now = utc_now()
-        for record in records:
-            try:
-                if record.event["event_classification"] == Classification.HUMAN_FEEDBACK:
-                    feedback.append(to_feedback(record.event))
-                else:
-                    new.append(to_example(record.event, record.lineage, now))
-            except NotCuratable as refusal:
-                outcome[refusal.reason] += 1
-            except (KeyError, ValueError):
-                # No routed event, though it lay in the router's topic: it must not stop those behind it.
-                outcome["invalid"] += 1
+        batch = self._sort(records, outcome)
         with self.database.write() as connection:
-            inserted = examples.insert(connection, new)
-            added = examples.add_feedback(connection, [_feedback_row(item) for item in feedback])
+            inserted = examples.insert(connection, batch.examples)
+            added = examples.add_feedback(connection, [_feedback_row(item) for item in batch.feedback])
+            observed = adherence.observe(connection, batch.observations, self.rules.half_life)
             outcome["feedback_applied"] += self._apply_feedback(connection)
         outcome["examples"] += inserted
-        outcome["examples_known"] += len(new) - inserted
+        outcome["examples_known"] += len(batch.examples) - inserted
         outcome["feedback"] += added
+        outcome["evaluations"] += observed
         self.counts.update(outcome)
         if inserted:
             self._last_example = time.monotonic()
         return outcome
 
     def open_due_cycles(self) -> list[Cycle]:
-        """Open a cycle for each model and domain that has enough examples and none open."""
+        """Open a cycle for each model and domain where a trigger says so and none is open; none while all is halted."""
         opened = []
         quiet = time.monotonic() - self._last_example
         with self.database.write() as connection:
             # Feedback and its event, stored by two workers at once, do not see each other.
             self.counts["feedback_applied"] += self._apply_feedback(connection)
-            for model_id, domain, waiting in examples.count_new(connection):
-                ended = cycles.last_finished(connection, model_id)
-                if not self.trigger.is_due(waiting, quiet, _age_s(ended)):
+            if switches.halted(connection) is not None:
+                return []
+            estimates = adherence.read(connection)
+            for group in examples.waiting_units(connection):
+                estimate = estimates.get((group.model_id, group.domain))
+                waiting = triggers.Waiting(
+                    units=group.units,
+                    quiet_s=quiet,
+                    oldest_s=_age_s(group.oldest) or 0.0,
+                    since_cycle_s=_age_s(cycles.last_finished(connection, group.model_id)),
+                    adherence=None if estimate is None else estimate.mean,
+                    adherence_weight=0.0 if estimate is None else estimate.weight,
+                )
+                due = self.rules.triggers.due(waiting)
+                if due is None:
                     continue
                 cycle = cycles.open_cycle(
                     connection,
-                    model_id=model_id,
-                    domain=domain,
-                    trigger_type=TriggerType.COUNT,
+                    model_id=group.model_id,
+                    domain=group.domain,
+                    trigger_type=due,
                     requested_by="curation",
-                    facts={"waiting_examples": waiting},
+                    facts=triggers.facts(waiting),
                 )
                 if cycle is not None:
                     opened.append(cycle)
         return opened
+
+    def forget_old_text(self) -> int:
+        """Take the text of examples beyond the retention time away, a batch at a time; returns how many."""
+        if self.rules.text_retention_s is None:
+            return 0
+        bound = datetime.now(UTC) - timedelta(seconds=self.rules.text_retention_s)
+        stamp = bound.strftime(STAMP_FORMAT)
+        with self.database.write() as connection:
+            old = forgetting.older_than(connection, stamp)
+            done = forgetting.forget(connection, old, requested_by="curation", reason="retention")
+        self.counts["examples_expired"] += done.examples
+        return done.examples
+
+    def _sort(self, records: Sequence[CuratedRecord], outcome: Counter[str]) -> _Batch:
+        batch = _Batch([], [], [])
+        now = utc_now()
+        for record in records:
+            try:
+                self._sort_one(record, now, batch)
+            except NotCuratable as refusal:
+                outcome[refusal.reason] += 1
+            except (KeyError, ValueError):
+                # No routed event, though it lay in the router's topic: it must not stop those behind it.
+                outcome["invalid"] += 1
+        return batch
+
+    def _sort_one(self, record: CuratedRecord, now: str, batch: _Batch) -> None:
+        observation = to_observation(record.event, record.lineage, self.rules.compliance_threshold)
+        if observation is not None:
+            batch.observations.append(observation)
+        kind = record.event["event_classification"]
+        if kind == Classification.HUMAN_FEEDBACK:
+            batch.feedback.append(to_feedback(record.event, self.rules.feedback_key))
+        elif kind != Classification.POLICY_EVALUATION:
+            batch.examples.append(to_example(record.event, record.lineage, now))
 
     def _apply_feedback(self, connection: Any) -> int:
         applied = 0
@@ -123,5 +194,5 @@ def _feedback_row(item: Feedback) -> dict[str, Any]:
 def _age_s(stamp: str | None) -> float | None:
     if stamp is None:
         return None
-    then = datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    then = datetime.strptime(stamp, STAMP_FORMAT).replace(tzinfo=UTC)
     return (datetime.now(UTC) - then).total_seconds()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from agents.curation.signature import is_signed
+from app.store.adherence import Observation
 from models.event import Classification, Identity, Verdict
 from models.example import Example, Lineage
 
@@ -87,8 +89,11 @@ def to_example(event: Mapping[str, Any], lineage: Lineage, created_at: str) -> E
     )
 
 
-def to_feedback(event: Mapping[str, Any]) -> Feedback:
-    """The feedback in a human review event; raises `NotCuratable` when it says nothing about any event."""
+def to_feedback(event: Mapping[str, Any], key: bytes | None = None) -> Feedback:
+    """The feedback in a human review event; raises `NotCuratable` when it says nothing about any event.
+
+    `key` is what the feedback endpoint signs with; without it nothing counts as signed.
+    """
     target = _reference(event, "target_event_id")
     if not target:
         raise NotCuratable("no_target", "the review names no target_event_id: nobody knows what it is about")
@@ -104,8 +109,7 @@ def to_feedback(event: Mapping[str, Any]) -> Feedback:
         verdict=verdict,
         corrected_response=_text(event, "corrected_response") or None,
         reviewer_id=_text(event, "reviewer_id") or None,
-        # Any producer can write `source: human_review`. Only the feedback endpoint holds the signing key.
-        signed=False,
+        signed=is_signed(key, event),
     )
 
 
@@ -152,3 +156,31 @@ def _reference(event: Mapping[str, Any], name: str) -> str:
     """An event's id, or one that refers to it. One too long to index is known by its digest, on both sides alike."""
     text = _text(event, name)
     return text if len(text) <= MAX_REFERENCE_CHARS else f"blake2b:{blake2b(text.encode(), digest_size=16).hexdigest()}"
+
+
+def to_observation(event: Mapping[str, Any], lineage: Lineage, threshold: float) -> Observation | None:
+    """What a policy evaluation says of its model's adherence; None for events that say nothing of it.
+
+    Only events of type `policy_evaluation` count: of others the router keeps failures alone. Adherent means a score of
+    at least `threshold` and no violation.
+    """
+    if event.get("event_type") != "policy_evaluation":
+        return None
+    model_id, domain = _text(event, "model_id"), _text(event, "domain") or "default"
+    score = event.get("compliance_score")
+    if not model_id or isinstance(score, bool) or not isinstance(score, int | float):
+        return None
+    if any(len(name) > MAX_NAME_CHARS or _CONTROL.search(name) for name in (model_id, domain)):
+        return None
+    rate = event["routing_metadata"].get("sample_rate", 1.0)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 < rate <= 1.0:
+        return None
+    return Observation(
+        topic=lineage.topic,
+        partition=lineage.partition,
+        offset=lineage.offset,
+        model_id=model_id,
+        domain=domain,
+        adherent=score >= threshold and not event.get("violations"),
+        stands_for=1.0 / rate,
+    )

@@ -12,7 +12,7 @@ from agents.routing.message import Reason, Unroutable
 class DecodeLimits:
     """What the decoder accepts. Sizes in bytes; depth counts the event itself as 1; strings in characters."""
 
-    max_message_bytes: int = 8 * 1024 * 1024
+    max_message_bytes: int = 32 * 1024 * 1024
     max_decompressed_bytes: int = 32 * 1024 * 1024
     max_records: int = 20_000
     max_depth: int = 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +16,16 @@ class ServiceAddress(BaseModel):
     url: str
     token: str | None = Field(None, repr=False)
     timeout_s: float = 10.0
+
+
+class EvaluationAuditConfig(BaseModel):
+    """How the verdicts on drafts and answers reach the audit log: digested, and by a spool while its engine is away."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest_key: str = Field(repr=False)
+    spool: Path
+    spool_bytes: int
 
 
 class StudentConfig(BaseModel):
@@ -42,6 +53,29 @@ class RevisionConfig(BaseModel):
     max_rounds: int
     constitutional_weight: float
     max_new_tokens: int
+
+
+class TeacherConfig(BaseModel):
+    """A model behind an OpenAI-compatible endpoint that may revise in the student's place.
+
+    opening: how an answer's first words are handed over; `ask` says them in the prompt, `continue` begins the
+    assistant's turn with them (vLLM's `continue_final_message`). Prices are US dollars per million tokens.
+    tokens_per_cycle: 0 is no limit.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str
+    model: str
+    token: str | None = Field(None, repr=False)
+    opening: Literal["ask", "continue"]
+    max_new_tokens: int
+    timeout_s: float
+    retries: int
+    concurrency: int
+    tokens_per_cycle: int
+    prompt_price: float
+    completion_price: float
 
 
 class PrivacyConfig(BaseModel):
@@ -93,13 +127,17 @@ class CycleConfig(BaseModel):
     constitutional_hash: str
     compliance_threshold: float
     held_out_share: float
+    class_shares: dict[str, float] = Field(default_factory=dict)
+    near_duplicate: float = 0.8
     benign_ratio: float
     digest_key: str = Field(repr=False)
     policy_engine: ServiceAddress
     audit_engine: ServiceAddress
     audit_retention_days: int
+    evaluation_audit: EvaluationAuditConfig
     student: StudentConfig
     revision: RevisionConfig
+    teacher: TeacherConfig | None = None
     privacy: PrivacyConfig
     tuning: TuningConfig
     evaluation: EvaluationConfig

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 from agents.training.child import run_job
 from agents.training.config import CycleConfig
 from agents.training.facts import Watchers
+from agents.training.meter import GpuMeter
 from app.store import Database, progress
 from models.audit import AuditEntry
 from models.cycle import Cycle
 from models.decision import GateDecision
+from policies.gate.record import decision_entry
 
 logger = logging.getLogger(__name__)
 PROGRESS_INTERVAL_S = 0.5
@@ -42,53 +44,59 @@ class StageContext:
     gate: Gate
     audit: Audit
     probe: Callable[[], Awaitable[Watchers]]
-    approved_models: frozenset[str]
+    approved_models: Callable[[], Awaitable[frozenset[str]]]
+    """The base models that the gate's bundle in force approves; raises where it cannot be had."""
     has_pii: Callable[[str], bool]
     public_training: int
     """How many public benign prompts of the constitution may be trained on."""
     constitution_digest: str
     holder: str
+    machine: str
+    """Name of the machine that the jobs run on; its GPUs are at work with them."""
     _told: dict[str, float] = field(default_factory=dict)
 
     async def decide(self, cycle: Cycle, action: str, facts: dict[str, Any]) -> GateDecision:
         """Ask the gate, and have the audit engine hold a conclusive answer before anybody acts on it."""
         decision = await self.gate.decide(action, facts)
         if decision.conclusive:
-            await self.audit.log(
-                AuditEntry(
-                    entry_id=f"decision-{decision.decision_id}",
-                    event_type="gate_decision",
-                    constitutional_hash=self.config.constitutional_hash,
-                    context={"facts": facts, "decision": decision.model_dump(mode="json")},
-                    cycle_id=cycle.cycle_id,
-                    model_id=cycle.model_id,
-                    domain=cycle.domain,
-                ),
-            )
+            entry = decision_entry(facts, decision, self.config.constitutional_hash)
+            of_cycle = {"cycle_id": cycle.cycle_id, "model_id": cycle.model_id, "domain": cycle.domain}
+            await self.audit.log(entry.model_copy(update=of_cycle))
         logger.info("gate: %s %s", action, decision.verdict, extra={"cycle_id": cycle.cycle_id})
         return decision
 
     async def job(self, cycle: Cycle, stage: str, specification: dict[str, Any]) -> dict[str, Any]:
         """Run a stage's child process, its progress going to the store; raises `JobFailed`."""
 
+        meter = GpuMeter(self.database, cycle, self.machine)
+
         async def told(fields: dict[str, Any]) -> None:
-            await self._save_progress(cycle, stage, fields)
+            if (gpus := fields.pop("gpus", None)) is not None:
+                await asyncio.to_thread(meter.begin, int(gpus))
+            if fields:
+                await self._save_progress(cycle, stage, fields, meter)
 
-        return await run_job(
-            f"agents.training.jobs.{stage}",
-            {"config": self.config.model_dump(mode="json"), "cycle_id": cycle.cycle_id, **specification},
-            told,
-            self.config.job_timeout_s,
-        )
+        try:
+            return await run_job(
+                f"agents.training.jobs.{stage}",
+                {"config": self.config.model_dump(mode="json"), "cycle_id": cycle.cycle_id, **specification},
+                told,
+                self.config.job_timeout_s,
+            )
+        finally:
+            await asyncio.shield(asyncio.to_thread(meter.end))
 
-    async def _save_progress(self, cycle: Cycle, stage: str, fields: dict[str, Any]) -> None:
+    async def _save_progress(self, cycle: Cycle, stage: str, fields: dict[str, Any], meter: GpuMeter) -> None:
         done, total = int(fields.pop("done", 0)), int(fields.pop("total", 0))
         now = time.monotonic()
         if done < total and now - self._told.get(cycle.cycle_id, 0.0) < PROGRESS_INTERVAL_S:
             return
         self._told[cycle.cycle_id] = now
-        await asyncio.to_thread(self._write_progress, cycle.cycle_id, stage, done, total, fields)
+        await asyncio.to_thread(self._write_progress, cycle.cycle_id, stage, done, total, fields, meter)
 
-    def _write_progress(self, cycle_id: str, stage: str, done: int, total: int, detail: dict[str, Any]) -> None:
+    def _write_progress(
+        self, cycle_id: str, stage: str, done: int, total: int, detail: dict[str, Any], meter: GpuMeter
+    ) -> None:
         with self.database.write() as connection:
             progress.save(connection, cycle_id, stage, done, total, detail)
+            meter.tick(connection)

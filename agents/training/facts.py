@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from agents.training.config import CycleConfig
+from agents.training.config import CycleConfig, TeacherConfig
 from models.cycle import Cycle, TrainingPlan
 
 
@@ -50,6 +50,7 @@ def fine_tuning_facts(
     approved_models: frozenset[str],
     watchers: Watchers,
     approval: dict[str, Any],
+    teacher_used: bool,
 ) -> dict[str, Any]:
     """Facts of `model_fine_tuning`. `epsilon_after` is the domain's cumulative epsilon once the plan has run."""
     return {
@@ -71,7 +72,20 @@ def fine_tuning_facts(
         "audit": _audit(config, watchers),
         "monitoring": {"constitutional_compliance": watchers.policy_engine},
         "approval": approval,
-        "teacher": {"used": False},
+        "teacher": {"used": teacher_used},
+    }
+
+
+def teacher_export_facts(
+    config: CycleConfig, teacher: TeacherConfig, pii_found: int, watchers: Watchers, approval: dict[str, Any]
+) -> dict[str, Any]:
+    """Facts of `teacher_export`: which text is about to be sent where. A teacher is configured only if opted into."""
+    return {
+        "model": {"constitutional_hash": config.constitutional_hash},
+        "teacher": {"opted_in": config.teacher is not None, "endpoint": teacher.url, "model": teacher.model},
+        "data": {"pii_scrubbed": pii_found == 0},
+        "audit": _audit(config, watchers),
+        "approval": approval,
     }
 
 
@@ -81,6 +95,7 @@ def promotion_facts(
     statement: dict[str, Any],
     watchers: Watchers,
     approval: dict[str, Any],
+    teacher_used: bool,
 ) -> dict[str, Any]:
     """Facts of `model_promotion` from the evaluation's figures and the privacy statement."""
     return {
@@ -102,7 +117,7 @@ def promotion_facts(
         },
         "audit": _audit(config, watchers),
         "approval": approval,
-        "teacher": {"used": False},
+        "teacher": {"used": teacher_used},
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import orjson
 
@@ -62,17 +63,35 @@ def plan_digest(plan: TrainingPlan, manifest_digest: str) -> str:
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
+def export_digest(endpoint: str, model: str, manifest_digest: str) -> str:
+    """SHA-256 over what is sent to whom, in hex: what an approval of sending text to a teacher binds to."""
+    document = {
+        "action": "teacher_export",
+        "manifest": manifest_digest,
+        "teacher": {"endpoint": endpoint, "model": model},
+    }
+    return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
 def cost_of(plan: TrainingPlan, history: list[tuple[float, float, int]], steps: int | None = None) -> PlanCost:
     """Solve the noise for a plan (or for what is left of it) after a domain's history.
 
-    Imports torch (through Opacus' accountant) and takes some tenths of a second: call it in a thread. Raises
+    Imports torch (through Opacus' accountant) and takes some tenths of a second: call it in a thread. The last answers
+    are kept, for a cycle that waits for its gate asks again and again by the same figures. Raises
     `agents.training.ml.accounting.BudgetExhausted` when nothing fits any more.
     """
+    remaining = plan.steps if steps is None else steps
+    return _solve(tuple(history), plan.sample_rate, remaining, plan.epsilon_target, plan.delta)
+
+
+@lru_cache(maxsize=32)
+def _solve(
+    history: tuple[tuple[float, float, int], ...], sample_rate: float, steps: int, target: float, delta: float
+) -> PlanCost:
     from agents.training.ml.accounting import Phase, epsilon_of, solve_noise_multiplier
 
-    remaining = plan.steps if steps is None else steps
     phases = [Phase(*phase) for phase in history]
-    noise = solve_noise_multiplier(phases, plan.sample_rate, remaining, plan.epsilon_target, plan.delta)
-    after = epsilon_of([*phases, Phase(noise, plan.sample_rate, remaining)], plan.delta)
-    spent = epsilon_of(phases, plan.delta)
+    noise = solve_noise_multiplier(phases, sample_rate, steps, target, delta)
+    after = epsilon_of([*phases, Phase(noise, sample_rate, steps)], delta)
+    spent = epsilon_of(phases, delta)
     return PlanCost(epsilon_spent=spent, epsilon_after=after, noise_multiplier=noise)

@@ -13,9 +13,8 @@ import sqlalchemy as sa
 
 from agents.training.child import JobFailed
 from agents.training.context import StageContext
-from agents.training.planning import BudgetUsedUp
 from agents.training.stages import STAGES
-from app.store import cycles, leases
+from app.store import cycles, leases, switches
 from app.store.leases import FenceLost, Lease
 from app.store.ledger import domain_lease
 from models.cycle import TERMINAL_STATES, Cycle, CycleState
@@ -26,15 +25,17 @@ logger = logging.getLogger(__name__)
 TRANSIENT = frozenset(
     {
         "AuditUnavailable",
+        "BundleUnavailable",
         "FenceLost",
         "InterfaceError",
         "OperationalError",
         "PolicyEngineUnavailable",
         "StaleCycle",
+        "TeacherUnavailable",
         "WatcherAway",
     },
 )
-REFUSALS = frozenset({"BudgetUsedUp", "BudgetExhaustedError"})
+REFUSALS = frozenset({"BudgetUsedUp", "BudgetExhaustedError", "CohortClosed"})
 MAX_ATTEMPTS = 3
 MAX_WAIT_S = 15.0
 """A transient fault is asked about again after twice the time of the last try, up to this."""
@@ -69,7 +70,7 @@ class CycleRunner:
                 await asyncio.wait_for(self._wake.wait(), self.context.config.poll_s)
 
     async def run_once(self) -> None:
-        """Advance every open cycle whose model nobody else works on."""
+        """Advance every open cycle whose model nobody else works on; none while the stop switch is on."""
         for seen in await asyncio.to_thread(self._open_cycles):
             if time.monotonic() < self._not_before.get(seen.cycle_id, 0.0):
                 continue
@@ -111,7 +112,7 @@ class CycleRunner:
         if kind == "Died" and self._attempts[cycle.cycle_id] < MAX_ATTEMPTS:
             logger.warning("job died, trying again: %s", error, extra={"cycle_id": cycle.cycle_id})
             return
-        refused = isinstance(error, BudgetUsedUp) or kind in REFUSALS
+        refused = kind in REFUSALS
         logger.error("%s: %s", kind, error, extra={"cycle_id": cycle.cycle_id}, exc_info=not refused)
         await asyncio.to_thread(self._conclude, cycle.cycle_id, kind, str(error), refused)
 
@@ -135,7 +136,7 @@ class CycleRunner:
             await asyncio.to_thread(self._release, lease, cycle)
 
     async def _keep(self, lease: Lease, cycle: Cycle, work: asyncio.Task[None]) -> None:
-        """Renew the lease; stop the work when it is lost, or when somebody cancelled the cycle."""
+        """Renew the lease; stop the work when it is lost, the cycle was cancelled, or all cycles are stopped."""
         while True:
             await asyncio.sleep(self.context.config.lease_s / 4)
             try:
@@ -159,11 +160,21 @@ class CycleRunner:
                 connection, domain_lease(cycle.domain), self.context.holder, self.context.config.lease_s
             )
             current = cycles.get(connection, cycle.cycle_id)
+            stopped = switches.halted(connection)
+        if stopped is not None:
+            logger.warning("stopped by %s; the cycle goes on after `flywheel cycles resume`", stopped.changed_by,
+                           extra={"cycle_id": cycle.cycle_id})  # fmt: skip
+            return False
         return current is not None and current.state is not CycleState.CANCELLED
 
     def _take(self, seen: Cycle) -> tuple[Cycle, Lease] | None:
-        """The model's lease, and the cycle as it is now: others may have moved it on since it was `seen`."""
+        """The model's lease, and the cycle as it is now: others may have moved it on since it was `seen`.
+
+        None while another worker has the model, or the stop switch is on.
+        """
         with self.context.database.write() as connection:
+            if switches.halted(connection) is not None:
+                return None
             name = f"model:{seen.model_id}"
             lease = leases.acquire(connection, name, self.context.holder, self.context.config.lease_s)
             if lease is None:
@@ -181,4 +192,6 @@ class CycleRunner:
 
     def _open_cycles(self) -> list[Cycle]:
         with self.context.database.read() as connection:
+            if switches.halted(connection) is not None:
+                return []
             return cycles.list_cycles(connection, open_only=True)

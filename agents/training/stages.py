@@ -11,10 +11,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
 from agents.curation import manifest as snapshots
-from agents.training import facts, planning
+from agents.training import export, facts, planning
 from agents.training.context import StageContext
-from app.store import approvals, cycles, examples, leases, ledger, registry, revisions
+from app.store import approvals, cohorts, cycles, examples, leases, ledger, registry, revisions, teacher_usage
 from models.cycle import Cycle, CycleState, TrainingPlan
 from models.decision import GateDecision
 from models.example import ExampleStatus
@@ -40,19 +42,34 @@ async def prepare(context: StageContext, cycle: Cycle) -> Cycle | None:
         digest_key=config.digest_key.encode(),
         held_out_share=config.held_out_share,
         public_benign=context.public_training,
+        class_shares=config.class_shares,
+        near_duplicate=config.near_duplicate,
     )
 
     def snapshot() -> Cycle:
         with context.database.write() as connection:
-            # Raises where the domain's budget is used up: no text need be revised then.
-            planning.epsilon_target(config, len(ledger.trained_cycles(connection, cycle.domain)))
+            cohort = cohorts.current(connection, cycle.domain)
+            # Raises where the cohort's budget is used up: no text need be revised then.
+            planning.epsilon_target(config, len(ledger.trained_cycles(connection, cycle.domain, cohort)))
             waiting = examples.waiting(connection, cycle.model_id, cycle.domain)
             manifest = snapshots.build(
-                cycle.cycle_id, cycle.domain, waiting, rules, context.has_pii, context.constitution_digest
+                cycle.cycle_id,
+                cycle.domain,
+                waiting,
+                rules,
+                context.has_pii,
+                context.constitution_digest,
+                examples.trained_prompts(connection, cycle.domain),
+                cohort,
+                cohorts.units_of_earlier(connection, cycle.domain),
             )
+            left_out = manifest.excluded_examples
             held_out = [member.example_id for member in manifest.held_out]
+            held_out += left_out.get(snapshots.NEAR_DUPLICATE, ())
             # They stay held out whatever becomes of this cycle: a prompt's side of the split never changes.
             examples.mark(connection, held_out, ExampleStatus.HELD_OUT, cycle.cycle_id)
+            for_good = [name for reason in snapshots.FOR_GOOD for name in left_out.get(reason, ())]
+            examples.mark(connection, for_good, ExampleStatus.EXCLUDED, cycle.cycle_id)
             if not manifest.members:
                 return cycles.transition(
                     connection,
@@ -77,24 +94,43 @@ async def prepare(context: StageContext, cycle: Cycle) -> Cycle | None:
 
 
 async def revise(context: StageContext, cycle: Cycle) -> Cycle | None:
-    """`revising`: critique and revision in a child, then the gate."""
-    await _watchers(context)
-    summary = await context.job(cycle, "revise", {})
+    """`revising`: critique and revision in a child, by a teacher where the gate permits it; then the gate."""
+    watchers = await _watchers(context)
+    specification: dict[str, Any] = {}
+    teacher = context.config.teacher
+    if teacher is not None:
+        asked = await export.ask(context, cycle, teacher, watchers)
+        if not asked.decision.conclusive:
+            return None
+        if asked.decision.needs_approval:
+            detail = {"decision_id": asked.decision.decision_id, "teacher": teacher.url, "model": teacher.model}
+            waiting = cycle.facts | {"teacher": asked.waiting(teacher)}
+            return await _move(
+                context, cycle, CycleState.AWAITING_APPROVAL, detail, plan_digest=asked.digest, facts=waiting
+            )
+        if not asked.decision.allow:
+            return await _refuse(context, cycle, asked.decision)
+        specification["teacher"] = {"decision_id": asked.decision.decision_id}
+    summary = await context.job(cycle, "revise", specification)
     revised = cycle.model_copy(update={"facts": cycle.facts | {"revision": summary}})
     return await _gate_fine_tuning(context, revised)
 
 
 async def await_approval(context: StageContext, cycle: Cycle) -> Cycle | None:
-    """`awaiting_approval`: look for a reviewer's decision on this very plan."""
-    decision = await asyncio.to_thread(_latest_approval, context, cycle.cycle_id)
+    """`awaiting_approval`: look for a reviewer's decision on this very plan, or on sending text to a teacher."""
+    decision = await asyncio.to_thread(_latest_approval, context, cycle)
     if decision is None:
         return None
     if facts.is_expired(decision):
         reason = _reason("approval_expired", f"The decision of {decision.reviewer} has expired.")
         return await _move(context, cycle, CycleState.REJECTED, reasons=(reason,))
     if not decision.approved:
-        reason = _reason("approval_refused", f"{decision.reviewer} rejected the plan: {decision.comment}")
+        what = "sending text to the teacher" if export.awaited(cycle) else "the plan"
+        reason = _reason("approval_refused", f"{decision.reviewer} rejected {what}: {decision.comment}")
         return await _move(context, cycle, CycleState.REJECTED, reasons=(reason,))
+    if export.awaited(cycle):
+        told = cycle.facts["teacher"] | {"awaits": False, "approved_by": decision.reviewer}
+        return await _move(context, cycle, CycleState.REVISING, facts=cycle.facts | {"teacher": told})
     return await _gate_fine_tuning(context, cycle)
 
 
@@ -136,8 +172,7 @@ async def run_training(context: StageContext, cycle: Cycle) -> Cycle | None:
                     "statement": result["statement"],
                 },
             )
-            members = [member.example_id for member in cycles.get_manifest(connection, cycle.cycle_id).members]
-            examples.mark(connection, members, ExampleStatus.USED, cycle.cycle_id)
+            _mark_members(connection, cycle.cycle_id)
             leases.release(connection, lease)
             return cycles.transition(
                 connection,
@@ -150,6 +185,16 @@ async def run_training(context: StageContext, cycle: Cycle) -> Cycle | None:
     return await asyncio.to_thread(finish)
 
 
+def _mark_members(connection: Connection, cycle_id: str) -> None:
+    """What was trained on is used; what no round made compliant is left out for good."""
+    finished = revisions.finished(connection, cycle_id)
+    members = [member.example_id for member in cycles.get_manifest(connection, cycle_id).members]
+    used = [name for name in members if name in finished and revisions.usable(finished[name])]
+    examples.mark(connection, used, ExampleStatus.USED, cycle_id)
+    rest = [name for name in members if name in finished and not revisions.usable(finished[name])]
+    examples.mark(connection, rest, ExampleStatus.EXCLUDED, cycle_id)
+
+
 async def evaluate(context: StageContext, cycle: Cycle) -> Cycle | None:
     """`evaluating`: base against candidate, then the promotion gate."""
     await _watchers(context)
@@ -159,7 +204,7 @@ async def evaluate(context: StageContext, cycle: Cycle) -> Cycle | None:
 
 async def await_promotion(context: StageContext, cycle: Cycle) -> Cycle | None:
     """`awaiting_promotion`: look for a reviewer's decision on the evaluated adapter."""
-    decision = await asyncio.to_thread(_latest_approval, context, cycle.cycle_id)
+    decision = await asyncio.to_thread(_latest_approval, context, cycle)
     if decision is None or decision.created_at <= cycle.updated_at:
         return None
     return await _gate_promotion(context, cycle, cycle.facts["evaluation"])
@@ -196,7 +241,7 @@ async def _ask_fine_tuning(
 ) -> tuple[GateDecision, str]:
     digest = planning.plan_digest(plan, cycle.manifest_digest or "")
     revision = cycle.facts["revision"]
-    approval = await asyncio.to_thread(_latest_approval, context, cycle.cycle_id)
+    approval = await asyncio.to_thread(_latest_approval, context, cycle)
     measured = facts.fine_tuning_facts(
         context.config,
         plan,
@@ -204,21 +249,23 @@ async def _ask_fine_tuning(
         n_examples=revision["compliant"],
         pii_found=revision["pii_found"],
         rounds=revision["rounds"],
-        approved_models=context.approved_models,
+        approved_models=await context.approved_models(),
         watchers=await _watchers(context),
         approval=facts.approval_facts(cycle, approval, digest),
+        teacher_used=await asyncio.to_thread(_teacher_used, context, cycle),
     )
     return await context.decide(cycle, "model_fine_tuning", measured), digest
 
 
 async def _gate_promotion(context: StageContext, cycle: Cycle, evaluation: dict[str, Any]) -> Cycle | None:
-    approval = await asyncio.to_thread(_latest_approval, context, cycle.cycle_id)
+    approval = await asyncio.to_thread(_latest_approval, context, cycle)
     measured = facts.promotion_facts(
         context.config,
         evaluation,
         cycle.facts["privacy"],
         await _watchers(context),
         facts.approval_facts(cycle, approval, cycle.plan_digest or ""),
+        await asyncio.to_thread(_teacher_used, context, cycle),
     )
     decision = await context.decide(cycle, "model_promotion", measured)
     if not decision.conclusive:
@@ -276,9 +323,11 @@ async def _watchers(context: StageContext) -> facts.Watchers:
 def _plan(context: StageContext, cycle: Cycle) -> tuple[TrainingPlan, planning.PlanCost]:
     with context.database.read() as connection:
         done = revisions.finished(connection, cycle.cycle_id)
-        earlier = [c for c in ledger.trained_cycles(connection, cycle.domain) if c != cycle.cycle_id]
-        history = ledger.phases(connection, cycle.domain)
-    n_private = sum(1 for row in done.values() if row.compliant)
+        cohort = cycles.get_manifest(connection, cycle.cycle_id).cohort
+        cohorts.require(connection, cycle.domain, cohort)
+        earlier = [c for c in ledger.trained_cycles(connection, cycle.domain, cohort) if c != cycle.cycle_id]
+        history = ledger.phases(connection, cycle.domain, cohort)
+    n_private = sum(1 for row in done.values() if revisions.usable(row))
     n_public = min(context.public_training, round(n_private * context.config.benign_ratio))
     target = planning.epsilon_target(context.config, len(earlier))
     plan = planning.make_plan(context.config, n_private, n_public, target)
@@ -290,9 +339,18 @@ def _take_domain(context: StageContext, cycle: Cycle) -> leases.Lease | None:
         return leases.acquire(connection, ledger.domain_lease(cycle.domain), context.holder, context.config.lease_s)
 
 
-def _latest_approval(context: StageContext, cycle_id: str) -> Any:
+def _latest_approval(context: StageContext, cycle: Cycle) -> Any:
+    """The last decision on what the cycle waits for: one on sending text is none on the plan, and the reverse."""
     with context.database.read() as connection:
-        return approvals.latest(connection, cycle_id)
+        if export.awaited(cycle):
+            return approvals.latest(connection, cycle.cycle_id, cycle.plan_digest)
+        found = approvals.latest(connection, cycle.cycle_id)
+    return None if export.concerns(cycle, found) else found
+
+
+def _teacher_used(context: StageContext, cycle: Cycle) -> bool:
+    with context.database.read() as connection:
+        return bool(teacher_usage.of_cycle(connection, cycle.cycle_id))
 
 
 def _reasons(decision: GateDecision) -> tuple[dict[str, str], ...]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from agents.training.config import CycleConfig
 from agents.training.ml.accounting import Phase, privacy_spent
-from app.store import Database, cycles, ledger
+from app.store import Database, cycles, ledger, teacher_usage
 from models.cycle import Cycle
 from models.privacy import PrivacyStatement
 
@@ -12,8 +15,12 @@ NOT_COVERED = (
     "that and when the cycle opened, and what opened it",
     "the number of examples, of exclusions by reason, and the sample rate and steps that follow from them",
     "evaluation figures on held-out event data, and the promotion decision made from them",
-    "text that an operator allowed to be sent to an outside teacher (none in this cycle)",
 )
+
+
+def _sent_out(usage: Sequence[Mapping[str, Any]]) -> str:
+    told = [f"{row['requests']} requests to {row['model']} at {row['endpoint']}" for row in usage]
+    return f"text that was sent to an outside teacher with a reviewer's approval ({', '.join(told) or 'none'})"
 
 
 def privacy_statement(
@@ -23,14 +30,15 @@ def privacy_statement(
     if cycle.plan is None:
         raise ValueError(f"cycle {cycle.cycle_id} has no plan: nothing can be stated")
     with database.read() as connection:
-        history = ledger.phases(connection, cycle.domain)
+        manifest = cycles.get_manifest(connection, cycle.cycle_id)
+        history = ledger.phases(connection, cycle.domain, manifest.cohort)
         own_steps = ledger.steps_of(connection, cycle.cycle_id)
-        members = cycles.get_manifest(connection, cycle.cycle_id).members
+        teachers = teacher_usage.of_cycle(connection, cycle.cycle_id)
     spent = privacy_spent([Phase(*phase) for phase in history], cycle.plan.delta)
-    subjects = any(member.unit != member.example_id for member in members)
+    subjects = any(member.unit != member.example_id for member in manifest.members)
     return PrivacyStatement(
         domain=cycle.domain,
-        cohort=0,
+        cohort=manifest.cohort,
         cycle_id=cycle.cycle_id,
         model_id=cycle.model_id,
         unit="subject, with one example each; a record without subject is its own unit" if subjects else "example",
@@ -46,5 +54,5 @@ def privacy_statement(
         budget=config.privacy.epsilon,
         accountant=spent.mechanism.upper(),
         non_private=config.privacy.fixed_seed is not None,
-        not_covered=NOT_COVERED,
+        not_covered=(*NOT_COVERED, _sent_out(teachers)),
     )

@@ -1,17 +1,24 @@
-"""Commands about cycles and the privacy budget."""
+"""Commands about cycles."""
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from app.cli.output import AsJson, emit
 from app.settings import load_settings
-from app.store import Database, approvals, cycles, ledger, progress
+from app.store import Database, approvals, cycles, progress, switches, teacher_usage
 from app.store.cycles import StaleCycle
 from app.wiring import open_database
 from models.cycle import TERMINAL_STATES, Cycle, CycleState, TriggerType
+
+WATCH_S = 0.5
+STAGE_OF = {CycleState.REVISING: "revise", CycleState.TRAINING: "train", CycleState.EVALUATING: "evaluate"}
+"""The stage whose progress belongs to a state."""
 
 CycleId = Annotated[str, typer.Argument(help="The cycle's id, as `flywheel cycles ls` shows it.")]
 Person = Annotated[str, typer.Option("--by", help="Who decides; cannot be who requested the cycle.")]
@@ -27,17 +34,20 @@ def add(cli: typer.Typer) -> None:
     group.command()(approve)
     group.command()(reject)
     group.command()(cancel)
+    group.command()(watch)
+    group.command()(halt)
+    group.command()(resume)
     cli.add_typer(group, name="cycles")
-    privacy = typer.Typer(no_args_is_help=True, help="The privacy ledger.")
-    privacy.command("show")(show_privacy)
-    cli.add_typer(privacy, name="privacy")
 
 
 def list_cycles(as_json: AsJson = False) -> None:
     """The latest cycles."""
     with _database().read() as connection:
         found = cycles.list_cycles(connection)
+        stopped = switches.halted(connection)
     emit([_row(cycle) for cycle in found], as_json)
+    if stopped is not None and not as_json:
+        typer.echo(_standing_still(stopped))
 
 
 def show(cycle_id: CycleId, as_json: AsJson = False) -> None:
@@ -47,6 +57,7 @@ def show(cycle_id: CycleId, as_json: AsJson = False) -> None:
     with database.read() as connection:
         shown: dict[str, Any] = cycle.model_dump(mode="json")
         shown["progress"] = progress.get(connection, cycle_id)
+        shown["teacher"] = teacher_usage.of_cycle(connection, cycle_id)
         shown["history"] = cycles.history(connection, cycle_id)
     emit(shown, as_json)
 
@@ -59,6 +70,9 @@ def trigger(
 ) -> None:
     """Open a cycle by hand."""
     with _database().write() as connection:
+        stopped = switches.halted(connection)
+        if stopped is not None:
+            _fail(_standing_still(stopped))
         cycle = cycles.open_cycle(
             connection,
             model_id=model,
@@ -74,12 +88,12 @@ def trigger(
 
 
 def approve(cycle_id: CycleId, by: Person, comment: Comment = "") -> None:
-    """Approve the cycle's present plan."""
+    """Approve what the cycle waits for: its present plan, or sending its text to a teacher (`cycles ls` says which)."""
     _decide(cycle_id, by, comment, approved=True)
 
 
 def reject(cycle_id: CycleId, by: Person, comment: Comment = "") -> None:
-    """Reject the cycle's present plan."""
+    """Reject what the cycle waits for."""
     _decide(cycle_id, by, comment, approved=False)
 
 
@@ -99,26 +113,47 @@ def cancel(cycle_id: CycleId, by: Annotated[str, typer.Option("--by", help="Who 
         return
 
 
-def show_privacy(domain: str = "default", as_json: AsJson = False) -> None:
-    """What a data domain has spent, and what is left."""
-    from agents.training.ml.accounting import Phase, privacy_spent
+def watch(cycle_id: CycleId) -> None:
+    """Follow a cycle to its end: a bar for the stage at work, a line for each change of state."""
+    database = _database()
+    seen = _get(database, cycle_id)
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task(seen.state.value, total=None, detail="")
+        while seen.state not in TERMINAL_STATES:
+            with database.read() as connection:
+                at_work = progress.get(connection, cycle_id) or {}
+            mine = at_work if at_work.get("stage") == STAGE_OF.get(seen.state) else {}
+            detail = ", ".join(f"{name} {value}" for name, value in (mine.get("detail") or {}).items())
+            bars.update(bar, description=seen.state.value, total=mine.get("total"), completed=mine.get("done", 0),
+                        detail=detail)  # fmt: skip
+            time.sleep(WATCH_S)
+            now = _get(database, cycle_id)
+            if now.state is not seen.state:
+                console.print(f"{now.updated_at}  {seen.state.value} -> {now.state.value}")
+            seen = now
+    emit(_row(seen), as_json=False)
 
-    settings = load_settings()
-    with _database().read() as connection:
-        phases = ledger.phases(connection, domain)
-        trained = ledger.trained_cycles(connection, domain)
-    spent = privacy_spent([Phase(*phase) for phase in phases], settings.privacy.delta)
-    emit(
-        {
-            "domain": domain,
-            "epsilon": spent.epsilon,
-            "delta": spent.delta,
-            "remaining_budget": max(0.0, settings.privacy.epsilon - spent.epsilon),
-            "accountant": spent.mechanism,
-            "cycles": trained,
-        },
-        as_json,
-    )
+
+def halt(by: Annotated[str, typer.Option("--by", help="Who stops them.")], comment: Comment = "") -> None:
+    """Stop all cycles at once: none opens, none goes on, jobs at work end at their last checkpoint."""
+    try:
+        with _database().write() as connection:
+            switches.halt(connection, changed_by=by, comment=comment)
+    except switches.ChangeRefused as refusal:
+        _fail(str(refusal))
+    typer.echo("all cycles stand still; `flywheel cycles resume` lets them go on")
+
+
+def resume(by: Annotated[str, typer.Option("--by", help="Who lets them go on.")], comment: Comment = "") -> None:
+    """Let cycles go on, once the audit engine has been told."""
+    try:
+        with _database().write() as connection:
+            switches.resume(connection, changed_by=by, comment=comment)
+    except switches.ChangeRefused as refusal:
+        _fail(str(refusal))
+    typer.echo("cycles go on as soon as the audit engine knows")
 
 
 def _decide(cycle_id: str, by: str, comment: str, *, approved: bool) -> None:
@@ -130,7 +165,15 @@ def _decide(cycle_id: str, by: str, comment: str, *, approved: bool) -> None:
             approvals.decide(connection, cycle, reviewer=by, approved=approved, comment=comment, valid_hours=hours)
     except approvals.ApprovalRefused as refusal:
         _fail(str(refusal))
-    typer.echo(f"{by} {'approved' if approved else 'rejected'} the plan of cycle {cycle_id}")
+    what = "sending the text to a teacher" if cycle.facts.get("teacher", {}).get("awaits") else "the plan"
+    typer.echo(f"{by} {'approved' if approved else 'rejected'} {what} of cycle {cycle_id}")
+
+
+def _standing_still(stopped: switches.Revision) -> str:
+    if stopped.value is None:
+        return f"all cycles stand still until the audit engine knows that {stopped.changed_by} lets them go on"
+    why = f" ({stopped.comment})" if stopped.comment else ""
+    return f"all cycles stand still: {stopped.changed_by} stopped them at {stopped.changed_at}{why}"
 
 
 def _row(cycle: Cycle) -> dict[str, Any]:
@@ -141,8 +184,17 @@ def _row(cycle: Cycle) -> dict[str, Any]:
         "state": cycle.state.value,
         "trigger": cycle.trigger_type.value,
         "updated": cycle.updated_at,
-        "reasons": "; ".join(reason["message"] for reason in cycle.reasons),
+        "reasons": "; ".join(reason["message"] for reason in cycle.reasons) or _waits_for(cycle),
     }
+
+
+def _waits_for(cycle: Cycle) -> str:
+    if cycle.state is not CycleState.AWAITING_APPROVAL:
+        return ""
+    teacher = cycle.facts.get("teacher", {})
+    if teacher.get("awaits"):
+        return f"waits for approval to send its text to {teacher['model']} at {teacher['endpoint']}"
+    return "waits for approval of its plan"
 
 
 def _database() -> Database:

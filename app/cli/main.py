@@ -7,7 +7,21 @@ import sys
 import typer
 
 from app import __version__
-from app.cli import admin, backfill, cycles, dlq, events, routing, run
+from app.cli import (
+    admin,
+    audit,
+    backfill,
+    constitution,
+    cycles,
+    dlq,
+    events,
+    examples,
+    policy,
+    privacy,
+    routing,
+    run,
+    users,
+)
 from app.kafka import TopicsNotReady
 from app.settings import SettingsError
 from app.store.database import DatabaseUnavailable
@@ -18,8 +32,14 @@ admin.add(cli)
 cycles.add(cli)
 events.add(cli)
 routing.add(cli)
+users.add(cli)
 backfill.add(cli)
 dlq.add(cli)
+audit.add(cli)
+constitution.add(cli)
+examples.add(cli)
+policy.add(cli)
+privacy.add(cli)
 
 
 @cli.command()

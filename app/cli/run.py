@@ -11,7 +11,7 @@ import typer
 
 from app.embedded.stack import BrokerKind
 from app.roles import Role
-from app.settings import load_settings
+from app.settings import SettingsError, load_settings
 from app.telemetry.logs import set_up_logging
 
 ALL = "all"
@@ -52,19 +52,25 @@ def policy_engine() -> None:
     set_up_logging("policy-engine", settings.log.level, settings.log.format)
     from app.wiring import engine_config
     from policies.constitution import load_constitution
+    from policies.engine.errors import UnfitSettings
     from policies.engine.service import run
 
     engine = settings.policy_engine
-    run(engine_config(settings), load_constitution(settings.constitution.path), engine.host, engine.port)
+    try:
+        run(engine_config(settings), load_constitution(settings.constitution.path), engine.host, engine.port)
+    except UnfitSettings as error:
+        raise SettingsError(f"policy_engine: {error}") from None
 
 
 def audit_engine() -> None:
     """Serve the audit engine."""
     settings = load_settings()
     set_up_logging("audit-engine", settings.log.level, settings.log.format)
+    from app import heap
     from app.wiring import audit_config
     from policies.audit.service import run
 
+    heap.settle()
     run(audit_config(settings), settings.audit_engine.host, settings.audit_engine.port)
 
 

@@ -27,14 +27,18 @@ def place(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def moment(text: str) -> datetime:
+    """An RFC 3339 time, in UTC; one without an offset is UTC."""
+    try:
+        found = datetime.fromisoformat(text)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is no time: write RFC 3339, such as 2025-01-31T12:00:00Z") from None
+
+
 def time_ms(text: str) -> int:
     """An RFC 3339 time in milliseconds since the epoch; one without an offset is UTC."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time: write RFC 3339, such as 2025-01-31T12:00:00Z") from None
-    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    return max(0, int(aware.timestamp() * 1000))
+    return max(0, int(moment(text).timestamp() * 1000))
 
 
 def rfc3339(ms: int) -> str:

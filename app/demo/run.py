@@ -16,12 +16,14 @@ import orjson
 
 from agents.training.child import JobFailed, run_job
 from app import wiring
+from app.demo.collector import masks_of_collector, start_collector
 from app.demo.events import MODEL_ID, make_events
 from app.demo.follow import CycleEnded, follow_cycle
 from app.demo.plan import DemoOptions, DemoSize, demo_changes
 from app.demo.progress import Stages
 from app.demo.prompts import DemoPrompt, load_prompts, select
 from app.demo.result import build_result, print_result, save_result, unaccounted
+from app.embedded.collector import CollectorServer
 from app.embedded.errors import EmbeddedError
 from app.embedded.kafka.jars import default_cache
 from app.embedded.run_directory import RunDirectory
@@ -88,19 +90,24 @@ async def _loop(system: System, options: DemoOptions, asked: tuple[DemoPrompt, .
     with stages.stage("start", "starting the stack"):
         await asyncio.to_thread(system.start_stores)
         # The engine fits its heads while the assistant answers.
-        engines = asyncio.create_task(asyncio.to_thread(system.start_engines))
+        engines = asyncio.create_task(asyncio.to_thread(_start_engines, system))
     answered = await _answer(system, options, asked, stages)
     with stages.stage("engines", "policy and audit engine"):
-        await engines
+        collector = await engines
     with stages.stage("score", "scoring the answers", len(asked)):
         verdicts = await _score(system, asked, answered["answers"])
     with stages.stage("workers", "starting the workers"):
         await asyncio.to_thread(system.start_workers)
     sent = make_events(system.run.path.name, asked, answered["answers"], verdicts, system.settings.constitution.hash)
     with stages.stage("emit", "sending events by OTLP", len(sent.events)) as bar:
-        await asyncio.to_thread(_emit, system, sent.events, bar)
+        bar.note = "through the collector" if collector else ""
+        endpoint = collector.endpoint("logs") if collector else f"{system.url(Role.ROUTE)}/v1/logs"
+        await asyncio.to_thread(_emit, endpoint, sent.events, bar)
     with stages.stage("route", "routing", len(sent.events)) as bar:
         events = await _routed(system, len(sent.events), bar)
+    if collector:
+        masked = Counter(events["scrubbed"]) + await masks_of_collector(system.stack.broker.bootstrap, sent.events)
+        events |= {"scrubbed": dict(masked)}
     database = Database(system.settings.database.url)
     try:
         cycle = await follow_cycle(database, MODEL_ID, stages, system.check)
@@ -153,8 +160,13 @@ async def _score(system: System, asked: tuple[DemoPrompt, ...], answers: list[st
         )
 
 
-def _emit(system: System, events: list[dict[str, Any]], bar: Any) -> None:
-    with LogEmitter(f"{system.url(Role.ROUTE)}/v1/logs", "demo-assistant") as emitter:
+def _start_engines(system: System) -> CollectorServer | None:
+    system.start_engines()
+    return start_collector(system)
+
+
+def _emit(endpoint: str, events: list[dict[str, Any]], bar: Any) -> None:
+    with LogEmitter(endpoint, "demo-assistant") as emitter:
         for start in range(0, len(events), EMIT_BATCH):
             emitter.emit(events[start : start + EMIT_BATCH])
             bar.update(min(start + EMIT_BATCH, len(events)), len(events))

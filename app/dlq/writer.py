@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
 
 from app.kafka import MAX_BATCH_BYTES, make_producer
 from app.settings import Settings
@@ -90,13 +90,16 @@ class Writer:
             ) from None
 
     async def _in_transaction(self, records: Iterable[Addressed]) -> None:
-        await self._producer.begin_transaction()
         try:
+            await self._producer.begin_transaction()
             # Committing does not look at what became of the records.
             await self._send(records)
             await self._producer.commit_transaction()
         except ProducerFenced:
             raise
+        except (IllegalOperation, AssertionError) as error:
+            # What it says of every call after the one that its sender ended on; the reason is with the sender.
+            raise (_ended_by(self._producer) or error) from None
         except BaseException:
             # Asked of a transaction that is being committed, or of a broken producer, aiokafka asserts.
             with contextlib.suppress(KafkaError, AssertionError, TimeoutError):
@@ -172,6 +175,12 @@ def _producer_id(producer: AIOKafkaProducer) -> int:
     """What the coordinator knows it by. aiokafka shows it nowhere else."""
     number: int = producer._txn_manager.producer_id
     return number
+
+
+def _ended_by(producer: AIOKafkaProducer) -> BaseException | None:
+    """What ended the task that sends, if it has ended. aiokafka shows it nowhere else."""
+    sender: asyncio.Task[None] = producer._sender.sender_task
+    return sender.exception() if sender.done() and not sender.cancelled() else None
 
 
 def _unless_fenced(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

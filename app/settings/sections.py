@@ -27,6 +27,43 @@ class ConstitutionSettings(Section):
     compliance_threshold: Fraction = Field(0.95, description="score from which an answer is compliant")
 
 
+class JudgeSettings(Section):
+    """A chat model that the policy engine asks about texts which its own evaluators would let pass. Off without a URL.
+
+    What it is asked goes to that address: the texts themselves, so choose one that may see them.
+    """
+
+    url: str | None = Field(None, description="base of an OpenAI-compatible API, such as http://vllm:8000/v1")
+    model: str = Field("", description="the model's name there")
+    token: Secret | None = None
+    format: Literal["openai_json", "llama_guard"] = Field("openai_json", description="how it is asked and answers")
+    role: Literal["lower", "lower_or_raise"] = Field(
+        "lower", description="lower: only takes confidence away; lower_or_raise: also settles doubt, never a denial"
+    )
+    weight: Fraction = Field(1.0, description="its share in the confidence")
+    least_harm: Fraction = Field(0.0, description="texts with a lower request_harm are not sent to it")
+    timeout_s: float = Field(5.0, gt=0, description="of one attempt")
+    deadline_s: float = Field(8.0, gt=0, description="of an evaluation's judgement; below policy_engine.timeout_s")
+    batch_deadline_s: float = Field(45.0, gt=0, description="of a batch's judgements")
+    retries: int = Field(2, ge=0)
+    concurrency: int = Field(8, ge=1, description="judgements under way at a time")
+    requests_per_minute: int = Field(600, ge=0, description="0: no limit")
+    calls_per_day: int = Field(0, ge=0, description="budget of a day (UTC), retries included; 0: no limit")
+    tokens_per_day: int = Field(0, ge=0, description="budget of a day (UTC); 0: no limit")
+    max_chars: int = Field(20_000, ge=1, description="longer texts are not sent")
+    json_mode: bool = Field(True, description="ask for response_format json_object")
+    categories: dict[str, str] = Field(
+        default_factory=dict, description="Llama Guard's categories by principle, in place of the usual table"
+    )
+
+    @model_validator(mode="after")
+    def _is_named(self) -> JudgeSettings:
+        if self.url is not None and not self.model.strip():
+            msg = f"policy_engine.judge.url={self.url} is set, and judge.model is not: name the model that it serves"
+            raise ValueError(msg)
+        return self
+
+
 class PolicyEngineSettings(Section):
     """The policy engine, as a client sees it and as the service starts."""
 
@@ -36,6 +73,10 @@ class PolicyEngineSettings(Section):
     token: Secret | None = None
     timeout_s: float = Field(10.0, gt=0)
     threads: int = Field(1, ge=1, description="of torch; on shared cores more of them take longer")
+    evaluators: dict[str, tuple[Literal["rules", "exemplars", "judge"], ...]] = Field(
+        default_factory=dict, description="who speaks for a principle, by its id; all of them where it is not named"
+    )
+    judge: JudgeSettings = JudgeSettings()
 
 
 class AuditEngineSettings(Section):
@@ -44,10 +85,15 @@ class AuditEngineSettings(Section):
     url: str = "http://audit-engine:8003"
     host: str = "127.0.0.1"
     port: int = Field(8003, ge=0, le=65535)
-    token: Secret | None = None
+    token: Secret | None = Field(None, description="writers'; the installation's own when absent")
     timeout_s: float = Field(10.0, gt=0)
     database_url: str = "sqlite:///var/audit.db"
     digest_key: Secret | None = Field(None, description="keys the digests of event text in entries")
+    signing_key: Secret | None = Field(None, description="signs heads of the log: an Ed25519 seed, 64 hex digits")
+    retired_public_keys: tuple[str, ...] = Field((), description="those that signed earlier heads, 64 hex digits each")
+    checkpoint: Path | None = Field(None, description="file of signed heads; data_dir/audit-heads.jsonl when absent")
+    seal_interval_s: float = Field(60.0, gt=0, description="how often the newest entry is signed")
+    spool_bytes: int = Field(256 * 1024 * 1024, ge=1024 * 1024, description="with more waiting, evaluations fail")
     retention_days: int = Field(2555, ge=2555, description="entries younger than this are never pruned")
 
 
@@ -95,7 +141,9 @@ class RoutingSettings(Section):
     dedup_buckets: int = Field(16, ge=1)
     batch_messages: int = Field(5000, ge=1, description="Kafka messages routed together at most")
     batch_wait_s: float = Field(0.02, ge=0, description="how long a batch waits for more under load")
-    max_message_bytes: int = Field(8 * 1024 * 1024, ge=1)
+    max_message_bytes: int = Field(
+        32 * 1024 * 1024, ge=1, description="of one message, unpacked; the collector's bound too"
+    )
     max_records: int = Field(20_000, ge=1, description="records in one message")
     max_depth: int = Field(32, ge=1)
     max_string: int = Field(1024 * 1024, ge=1, description="characters of one text")
@@ -112,17 +160,42 @@ class PiiSettings(Section):
 
     router: Literal["scrub", "detect", "off"] = "scrub"
     subject_key: Secret | None = Field(None, description="HMAC key of subject tokens; one for the ledger's life")
+    training_guard: Literal["table", "presidio"] = Field(
+        "table", description="what keeps residual personal data from training; presidio: the table, and Presidio"
+    )
+    presidio_model: str = Field("en_core_web_lg", min_length=1, description="spaCy pipeline: a package or a folder")
+    presidio_score: Fraction = Field(0.6, description="findings of Presidio count from this score")
+    presidio_entities: tuple[str, ...] = Field(
+        (
+            *("PERSON", "EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "US_SSN"),
+            *("US_PASSPORT", "US_DRIVER_LICENSE", "US_BANK_NUMBER", "US_ITIN", "MEDICAL_LICENSE"),
+        ),
+        min_length=1,
+        description="what Presidio looks for",
+    )
 
 
 class CurationSettings(Section):
     """When a cycle opens and what it takes."""
 
-    min_examples: int = Field(128, ge=1, description="new examples of a model and domain that open a cycle")
+    min_examples: int = Field(128, ge=1, description="new units (subjects, or examples without one) that open a cycle")
     settle_s: float = Field(30.0, ge=0, description="a burst of examples is taken whole after this pause")
     cooldown_s: float = Field(3600.0, ge=0)
+    few_examples: int = Field(48, ge=1, description="new units that are enough where age or drift opens a cycle")
+    max_age_s: float = Field(7 * 86400.0, gt=0, description="the oldest waiting example opens a cycle after this")
+    drift_half_life: float = Field(500.0, gt=0, description="evaluations after which one counts half in adherence")
+    drift_min_weight: float = Field(200.0, ge=1, description="evaluations that adherence must rest on to open a cycle")
     held_out_share: Fraction = Field(0.1, description="by keyed hash of the normalised prompt, never trained on")
+    class_shares: dict[str, Fraction] = Field(
+        default_factory=dict, description="share of a violation type's examples that is taken, by keyed hash; else all"
+    )
+    near_duplicate: float = Field(
+        0.8, gt=0, le=1, description="Jaccard likeness to a training prompt from which an evaluation prompt is left out"
+    )
     benign_ratio: float = Field(0.5, ge=0, description="public benign prompts for each event example")
+    text_retention_days: float = Field(365.0, gt=0, description="examples lose their text after this")
     digest_key: Secret | None = Field(None, description="keys manifests' digests, splits and random streams")
+    feedback_key: Secret | None = Field(None, description="signs corrections that come by POST /api/v1/feedback")
 
 
 class GenerationSettings(Section):
@@ -141,6 +214,38 @@ class RevisionSettings(Section):
     max_rounds: int = Field(3, ge=1, le=3)
     constitutional_weight: Fraction = 0.8
     max_new_tokens: int = Field(128, ge=1)
+
+
+class TeacherSettings(Section):
+    """A larger model that revises in the student's place. Event text is sent to it: opt-in, and gated by policy."""
+
+    url: str | None = Field(None, description="base of an OpenAI-compatible API, such as http://vllm:8000/v1")
+    model: str = Field("", description="the name that the endpoint serves it under")
+    token: Secret | None = Field(None, description="the endpoint's bearer token")
+    send_event_text: bool = Field(
+        False, description="prompts and answers may be sent there, once the gate and a reviewer permit it for a cycle"
+    )
+    opening: Literal["ask", "continue"] = Field(
+        "ask", description="how it is told to begin: in words, or by a turn to continue (vLLM's continue_final_message)"
+    )
+    max_new_tokens: int = Field(512, ge=1)
+    timeout_s: float = Field(120.0, gt=0, description="of one request")
+    retries: int = Field(4, ge=0)
+    concurrency: int = Field(8, ge=1)
+    tokens_per_cycle: int = Field(0, ge=0, description="a cycle fails rather than use more; 0 is no limit")
+
+    @model_validator(mode="after")
+    def _complete(self) -> TeacherSettings:
+        if not self.send_event_text:
+            return self
+        parts = urlsplit(self.url or "")
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            msg = f"teacher.url={self.url!r}: give the base of an OpenAI-compatible API, such as http://vllm:8000/v1"
+            raise ValueError(msg)
+        if not self.model.strip():
+            msg = "teacher.model is empty: name the model that the endpoint serves"
+            raise ValueError(msg)
+        return self
 
 
 class PrivacySettings(Section):
@@ -199,7 +304,12 @@ class GateSettings(Section):
     """The policy gate: OPA by URL, else regopy in process."""
 
     opa_url: str | None = Field(None, description="OPA's REST API; the same policies in process when absent")
+    opa_token: Secret | None = Field(None, description="what OPA asks of its callers")
     timeout_s: float = Field(2.0, gt=0)
+    data: Literal["files", "sql"] = Field("files", description="where users, GPU hours used and resources stand")
+    cache_s: int = Field(300, ge=1, description="how long a decision about inference is kept in Redis")
+    cache_key: Secret | None = Field(None, description="authenticates what the decision cache holds")
+    policies: Path | None = Field(None, description="folder of policies, data and cases; the project's own when absent")
     bounds: dict[str, float] = Field(default_factory=dict, description="overrides of policies/rego/data/bounds.json")
     approval_hours: float = Field(72.0, gt=0, description="how long a reviewer's word holds")
 
@@ -208,6 +318,7 @@ class CostSettings(Section):
     """Prices per million served tokens in US dollars; the report prints them beside what follows from them."""
 
     teacher_per_million: float = Field(10.0, gt=0, description="a large hosted model, output tokens")
+    teacher_prompt_per_million: float = Field(2.5, ge=0, description="the same model, input tokens")
     machine_per_hour: float = Field(0.10, gt=0, description="the machine that serves and trains the student")
 
 
@@ -222,6 +333,7 @@ class WebSettings(Section):
     token: Secret | None = Field(None, description="bearer token; required on any address but loopback")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1)
     max_decompressed_bytes: int = Field(16 * 1024 * 1024, ge=1)
+    max_requests: int = Field(64, ge=1, description="OTLP requests under way at a time; with more, 429")
 
     @model_validator(mode="after")
     def _no_open_door(self) -> WebSettings:
@@ -284,6 +396,7 @@ class Settings(Section):
     curation: CurationSettings = CurationSettings()
     generation: GenerationSettings = GenerationSettings()
     revision: RevisionSettings = RevisionSettings()
+    teacher: TeacherSettings = TeacherSettings()
     privacy: PrivacySettings = PrivacySettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -28,7 +28,10 @@ def decide(
     comment: str,
     valid_hours: float = 72.0,
 ) -> str:
-    """Record a reviewer's decision on the cycle's present plan; raises `ApprovalRefused`."""
+    """Record a reviewer's decision on what the cycle is about to do (its plan, or sending its text to a teacher).
+
+    Raises `ApprovalRefused`.
+    """
     if cycle.state in TERMINAL_STATES:
         raise ApprovalRefused(f"cycle {cycle.cycle_id} has ended ({cycle.state}): there is nothing left to decide")
     if reviewer.strip().casefold() == cycle.requested_by.strip().casefold():
@@ -65,8 +68,9 @@ def decide(
     return approval_id
 
 
-def latest(connection: Connection, cycle_id: str) -> sa.Row[Any] | None:
-    """The last decision on a cycle, expired or not; None where nobody has decided."""
-    return connection.execute(
-        sa.select(approvals).where(approvals.c.cycle_id == cycle_id).order_by(approvals.c.created_at.desc()).limit(1),
-    ).one_or_none()
+def latest(connection: Connection, cycle_id: str, digest: str | None = None) -> sa.Row[Any] | None:
+    """The last decision on a cycle (with `digest`: on just that), expired or not; None where nobody has decided."""
+    query = sa.select(approvals).where(approvals.c.cycle_id == cycle_id)
+    if digest is not None:
+        query = query.where(approvals.c.plan_digest == digest)
+    return connection.execute(query.order_by(approvals.c.created_at.desc()).limit(1)).one_or_none()

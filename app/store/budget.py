@@ -25,15 +25,18 @@ class DomainSpent:
 
 
 def spent(connection: Connection) -> list[DomainSpent]:
-    """One entry for each cycle that has spent; the domain's newest figure stands in each of them."""
+    """One entry for each cycle that has spent; the newest figure of its domain's cohort stands in each of them."""
+    spenders = sa.select(ledger.c.cycle_id, ledger.c.cohort).distinct().subquery()
+    columns = (cycles.c.domain, cycles.c.model_id, cycles.c.cycle_id, cycles.c.facts)
     rows = connection.execute(
-        sa.select(cycles.c.domain, cycles.c.model_id, cycles.c.cycle_id, cycles.c.facts, cycle_progress.c.detail)
+        sa.select(*columns, spenders.c.cohort, cycle_progress.c.detail)
+        .join(spenders, spenders.c.cycle_id == cycles.c.cycle_id)
         .join(cycle_progress, cycle_progress.c.cycle_id == cycles.c.cycle_id, isouter=True)
-        .where(cycles.c.cycle_id.in_(sa.select(ledger.c.cycle_id).distinct()))
         .order_by(cycles.c.created_at),
     ).all()
-    newest: dict[str, float] = {}
+    newest: dict[tuple[str, int], float] = {}
     for row in rows:
         known = (row.facts.get("privacy") or {}).get("epsilon", 0.0), (row.detail or {}).get("epsilon", 0.0)
-        newest[row.domain] = max(newest.get(row.domain, 0.0), *known)
-    return [DomainSpent(row.domain, row.model_id, row.cycle_id, newest[row.domain]) for row in rows]
+        place = row.domain, row.cohort
+        newest[place] = max(newest.get(place, 0.0), *known)
+    return [DomainSpent(row.domain, row.model_id, row.cycle_id, newest[row.domain, row.cohort]) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,14 +33,69 @@ def get(connection: Connection, example_ids: list[str], *, to_change: bool = Fal
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class WaitingUnits:
+    """What waits for a cycle of a model and domain. A subject's examples are one unit; `oldest`: RFC 3339, UTC."""
+
+    model_id: str
+    domain: str
+    examples: int
+    units: int
+    oldest: str
+
+
+def waiting_units(connection: Connection) -> list[WaitingUnits]:
+    """What waits for a cycle, by model and domain."""
+    unit = sa.func.coalesce(examples.c.subject_token, examples.c.example_id)
+    rows = connection.execute(
+        sa.select(
+            examples.c.model_id,
+            examples.c.domain,
+            sa.func.count(),
+            sa.func.count(sa.distinct(unit)),
+            sa.func.min(examples.c.created_at),
+        )
+        .where(examples.c.status == ExampleStatus.NEW)
+        .group_by(examples.c.model_id, examples.c.domain)
+        .order_by(examples.c.model_id, examples.c.domain),
+    )
+    return [WaitingUnits(row[0], row[1], int(row[2]), int(row[3]), row[4]) for row in rows]
+
+
 def count_new(connection: Connection) -> list[tuple[str, str, int]]:
     """(model, domain, how many examples wait for a cycle)."""
+    return [(group.model_id, group.domain, group.examples) for group in waiting_units(connection)]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which examples to list; None stands for any."""
+
+    model_id: str | None = None
+    domain: str | None = None
+    status: ExampleStatus | None = None
+    subject_token: str | None = None
+    cycle_id: str | None = None
+
+
+def search(connection: Connection, wanted: Filter, limit: int | None = None) -> list[Example]:
+    """Examples, newest first."""
+    query = sa.select(examples).order_by(examples.c.created_at.desc(), examples.c.example_id)
+    for name in ("model_id", "domain", "status", "subject_token", "cycle_id"):
+        value = getattr(wanted, name)
+        if value is not None:
+            query = query.where(examples.c[name] == value)
+    return [_example(row) for row in connection.execute(query.limit(limit))]
+
+
+def trained_prompts(connection: Connection, domain: str) -> list[str]:
+    """Prompts of a domain's examples that were trained on and still hold text."""
     rows = connection.execute(
-        sa.select(examples.c.model_id, examples.c.domain, sa.func.count())
-        .where(examples.c.status == ExampleStatus.NEW)
-        .group_by(examples.c.model_id, examples.c.domain),
+        sa.select(examples.c.prompt).where(
+            examples.c.domain == domain, examples.c.status == ExampleStatus.USED, examples.c.prompt != ""
+        ),
     )
-    return [(row[0], row[1], int(row[2])) for row in rows]
+    return [row.prompt for row in rows]
 
 
 def waiting(connection: Connection, model_id: str, domain: str) -> list[Example]:

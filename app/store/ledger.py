@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app.store import leases, outbox
+from app.store import cohorts, leases, outbox
 from app.store.leases import FenceLost, Lease
 from app.store.tables import ledger
 from models.privacy import LedgerEntry
@@ -21,10 +21,15 @@ def domain_lease(domain: str) -> str:
 
 
 def reserve(connection: Connection, entry: LedgerEntry, lease: Lease) -> None:
-    """Reserve steps under the domain's lease; raises `FenceLost` when it is no longer ours, and writes nothing."""
+    """Reserve steps under the domain's lease.
+
+    Writes nothing and raises `FenceLost` where the lease is no longer ours, `cohorts.CohortClosed` where the domain has
+    a newer cohort.
+    """
     if lease.name != domain_lease(entry.domain) or lease.fence != entry.fence:
         raise FenceLost(f"lease {lease.name} (fence {lease.fence}) does not pay for domain {entry.domain}")
     leases.require(connection, lease)
+    cohorts.require(connection, entry.domain, entry.cohort)
     connection.execute(sa.insert(ledger).values(**entry.model_dump()))
     outbox.audit(connection, "privacy_ledger", entry.model_dump(mode="json"))
 

@@ -19,6 +19,7 @@ from app.store.tables import outbox
 
 AUDIT = "audit"
 KAFKA = "kafka"
+MAX_REFUSAL = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,25 @@ def pending(connection: Connection, limit: int = 100) -> list[OutboxItem]:
 def mark_delivered(connection: Connection, seqs: list[int]) -> None:
     """Record that these have reached where they were going."""
     connection.execute(sa.update(outbox).where(outbox.c.seq.in_(seqs)).values(delivered_at=utc_now()))
+
+
+def mark_refused(connection: Connection, seq: int, reason: str) -> None:
+    """Record that the receiver will never take this one: it is dealt with, and was not told."""
+    values = {"delivered_at": utc_now(), "refusal": reason[:MAX_REFUSAL]}
+    connection.execute(sa.update(outbox).where(outbox.c.seq == seq).values(**values))
+
+
+def refused(connection: Connection, limit: int = 100) -> list[tuple[OutboxItem, str]]:
+    """The messages that were refused for good, the latest first, each with the reason."""
+    rows = connection.execute(
+        sa.select(
+            outbox.c.seq, outbox.c.channel, outbox.c.destination, outbox.c.key, outbox.c.payload, outbox.c.refusal
+        )
+        .where(outbox.c.refusal.is_not(None))
+        .order_by(outbox.c.seq.desc())
+        .limit(limit),
+    )
+    return [(OutboxItem(*row[:5]), row.refusal) for row in rows]
 
 
 def _add(connection: Connection, channel: str, destination: str, key: str | None, payload: dict[str, Any]) -> None:

@@ -45,6 +45,8 @@ examples = sa.Table(
     sa.Column("created_at", _STAMP, nullable=False),
     sa.Index("ix_examples_model", "model_id", "domain", "status"),
     sa.Index("ix_examples_event", "event_id"),
+    sa.Index("ix_examples_subject", "subject_token"),
+    sa.Index("ix_examples_created", "created_at"),
 )
 
 pending_feedback = sa.Table(
@@ -134,6 +136,22 @@ revisions = sa.Table(
     sa.Column("created_at", _STAMP, nullable=False),
 )
 
+teacher_usage = sa.Table(
+    "teacher_usage",
+    metadata,
+    sa.Column("cycle_id", sa.String(64), sa.ForeignKey("cycles.cycle_id"), primary_key=True),
+    sa.Column("endpoint", sa.String(500), primary_key=True),
+    sa.Column("model", sa.String(200), primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    # Answered requests whose endpoint did not say what they used.
+    sa.Column("untold", sa.BigInteger, nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cost", sa.Float, nullable=False),
+    sa.Column("created_at", _STAMP, nullable=False),
+    sa.Column("updated_at", _STAMP, nullable=False),
+)
+
 approvals = sa.Table(
     "approvals",
     metadata,
@@ -173,6 +191,16 @@ ledger = sa.Table(
     sa.Index("ix_privacy_ledger_domain", "domain", "cohort"),
 )
 
+cohorts = sa.Table(
+    "cohorts",
+    metadata,
+    sa.Column("domain", sa.String(200), primary_key=True),
+    sa.Column("cohort", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("opened_by", sa.Text, nullable=False),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("opened_at", _STAMP, nullable=False),
+)
+
 outbox = sa.Table(
     "outbox",
     metadata,
@@ -183,6 +211,8 @@ outbox = sa.Table(
     sa.Column("payload", sa.JSON, nullable=False),
     sa.Column("created_at", _STAMP, nullable=False),
     sa.Column("delivered_at", _STAMP),
+    # Why the receiver will never take it; such a message counts as dealt with, not as told.
+    sa.Column("refusal", sa.Text),
     sa.Index("ix_outbox_undelivered", "delivered_at", "seq"),
 )
 
@@ -219,16 +249,67 @@ cursors = sa.Table(
     sa.Column("updated_at", _STAMP, nullable=False),
 )
 
-# Append-only: the newest revision of a name counts. `value` is JSON; NULL gives the name back to the configuration.
-live_settings = sa.Table(
-    "live_settings",
+
+def _revisions_table(name: str) -> sa.Table:
+    """Append-only: the newest revision of a name counts. `value` is JSON; NULL gives the name back."""
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("revision", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("name", sa.String(100), nullable=False),
+        sa.Column("value", sa.Text),
+        sa.Column("changed_by", sa.Text, nullable=False),
+        sa.Column("comment", sa.Text, nullable=False),
+        sa.Column("changed_at", _STAMP, nullable=False),
+        sa.Column("entry_id", sa.String(64), nullable=False),
+        sa.Index(f"ix_{name}_name", "name", "revision"),
+    )
+
+
+live_settings = _revisions_table("live_settings")
+switches = _revisions_table("switches")
+user_permissions = _revisions_table("user_permissions")
+
+gpu_usage = sa.Table(
+    "gpu_usage",
     metadata,
-    sa.Column("revision", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("name", sa.String(100), nullable=False),
-    sa.Column("value", sa.Text),
-    sa.Column("changed_by", sa.Text, nullable=False),
-    sa.Column("comment", sa.Text, nullable=False),
-    sa.Column("changed_at", _STAMP, nullable=False),
-    sa.Column("entry_id", sa.String(64), nullable=False),
-    sa.Index("ix_live_settings_name", "name", "revision"),
+    sa.Column("job_id", sa.String(64), primary_key=True),
+    sa.Column("cycle_id", sa.String(64), sa.ForeignKey("cycles.cycle_id"), nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("reporter", sa.String(200), nullable=False),
+    sa.Column("gpus", sa.Integer, nullable=False),
+    # Seconds since 1970 by the database's clock.
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("seen_at", sa.Float, nullable=False),
+    sa.Column("ended", sa.Boolean, nullable=False),
+    sa.Index("ix_gpu_usage_seen", "seen_at"),
+)
+
+compute_reports = sa.Table(
+    "compute_reports",
+    metadata,
+    sa.Column("reporter", sa.String(200), primary_key=True),
+    sa.Column("gpus", sa.Integer, nullable=False),
+    sa.Column("memory_gb", sa.Float, nullable=False),
+    sa.Column("reported_at", sa.Float, nullable=False),
+)
+
+adherence = sa.Table(
+    "adherence",
+    metadata,
+    sa.Column("model_id", sa.String(200), primary_key=True),
+    sa.Column("domain", sa.String(200), primary_key=True),
+    # An exponentially weighted mean is `adherent / weight`; both fade alike.
+    sa.Column("adherent", sa.Float, nullable=False),
+    sa.Column("weight", sa.Float, nullable=False),
+    sa.Column("evaluations", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", _STAMP, nullable=False),
+)
+
+adherence_positions = sa.Table(
+    "adherence_positions",
+    metadata,
+    sa.Column("topic", sa.String(249), primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("next_offset", sa.BigInteger, nullable=False),
 )

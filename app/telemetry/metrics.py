@@ -156,6 +156,9 @@ class StoreCollector(Collector):
         yield GaugeMetricFamily(
             "flywheel_outbox_pending", "Messages that wait for the audit engine or Kafka.", value=counts["outbox"]
         )
+        yield GaugeMetricFamily(
+            "flywheel_outbox_refused", "Messages that the receiver will never take.", value=counts["outbox_refused"]
+        )
 
 
 def new_registry() -> CollectorRegistry:

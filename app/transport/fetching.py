@@ -5,6 +5,7 @@ All of it runs in the client's own loop, so records, positions and eras are told
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from collections.abc import Mapping
@@ -52,6 +53,21 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc] 
         # Faust offers this only together with its own exactly_once. It takes effect when the consumer starts.
         consumer._isolation_level = READ_COMMITTED
         return consumer
+
+    async def on_thread_stop(self) -> None:
+        """Stop the client, whatever its own tasks were at.
+
+        aiokafka cancels its fetches as it stops. One that was just waiting because its connection had broken hands the
+        cancellation on, though nobody cancelled us; Faust would then never learn that this thread has ended, and the
+        worker would wait for it until it is killed.
+        """
+        try:
+            await super().on_thread_stop()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            await self._consumer._client.close()
 
     # --- asked from any thread -----------------------------------------------------------------------------------
 

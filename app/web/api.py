@@ -1,4 +1,4 @@
-"""A worker's web: operations page, statistics, metrics, health; on the router the OTLP endpoint too."""
+"""A worker's web: operations page, statistics, metrics, health; on the router the doors for events and reviews too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from app.roles import Role
 from app.settings import Settings
 from app.store import cycles, examples
 from app.store.database import DatabaseUnavailable
-from app.web.ingest import OtlpIngest, add_ingest
+from app.web.feedback import FeedbackIntake, add_feedback
+from app.web.gate import add_gate
+from app.web.ingest import OtlpIngest
+from app.web.ingest_route import add_ingest
 
 if TYPE_CHECKING:
     from app.workers import WorkerState
@@ -37,14 +40,18 @@ SECURITY_HEADERS = {
 def create_web(settings: Settings, role: Role, state: WorkerState) -> FastAPI:
     """The ASGI application of a role. Nothing connects here; producers open with the worker."""
     ingest = OtlpIngest(settings) if role is Role.ROUTE else None
+    feedback = FeedbackIntake(settings) if role is Role.ROUTE else None
     if ingest is not None:
         state.snapshots["ingest"] = ingest.snapshot
+    if feedback is not None:
+        state.snapshots["feedback"] = feedback.snapshot
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            if ingest is not None:
-                await stack.enter_async_context(ingest)
+            for door in (ingest, feedback):
+                if door is not None:
+                    await stack.enter_async_context(door)
             yield
 
     # No page of FastAPI's own: it loads scripts from elsewhere, which the headers below forbid.
@@ -53,6 +60,10 @@ def create_web(settings: Settings, role: Role, state: WorkerState) -> FastAPI:
     guard = [Depends(_bearer(settings))]
     if ingest is not None:
         add_ingest(app, ingest, guard)
+    if feedback is not None:
+        add_feedback(app, feedback, guard)
+    if role is Role.TRAIN:
+        add_gate(app, state, guard)
     _add_health(app)
     _add_views(app, role, state, guard)
 

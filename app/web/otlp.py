@@ -30,6 +30,8 @@ RejectedStatus = Literal[400, 413, 415, 429, 503]
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 # Each member copies the rest of the body: a few are tolerated, thousands of empty ones would cost minutes.
 _MAX_GZIP_MEMBERS: Final = 16
+_NO_OR_TRACE_ID: Final = (0, 16)
+_NO_OR_SPAN_ID: Final = (0, 8)
 _ID_BYTES: Final = {"traceId": 16, "trace_id": 16, "spanId": 8, "span_id": 8}
 # google.rpc.Code by HTTP status; clients may log it, the HTTP status decides what they do.
 _RPC_CODES: Final = {400: 3, 401: 16, 403: 7, 404: 5, 413: 3, 415: 3, 429: 8, 500: 13, 503: 14}
@@ -84,6 +86,7 @@ def parse_export_request(
         request.ParseFromString(data)
     except DecodeError as error:
         raise OtlpRejected(400, f"the body is no protobuf ExportLogsServiceRequest ({error})") from error
+    _drop_invalid_ids(request)
     return request
 
 
@@ -162,6 +165,20 @@ def _gunzip(body: bytes, limit: int) -> bytes:
     raise OtlpRejected(400, f"the gzip body has more than {_MAX_GZIP_MEMBERS} members; send one")
 
 
+def _drop_invalid_ids(request: ExportLogsServiceRequest) -> None:
+    """Removes trace and span ids of another size: receivers should take such a record as belonging to no trace.
+
+    (Comments of `LogRecord.trace_id` and `span_id` in opentelemetry-proto.) Nor could an id be told from a text there.
+    """
+    for resource_logs in request.resource_logs:
+        for scope_logs in resource_logs.scope_logs:
+            for record in scope_logs.log_records:
+                if len(record.trace_id) not in _NO_OR_TRACE_ID:
+                    record.ClearField("trace_id")
+                if len(record.span_id) not in _NO_OR_SPAN_ID:
+                    record.ClearField("span_id")
+
+
 def _too_large(what: str, limit: int) -> OtlpRejected:
     return OtlpRejected(413, f"{what} is larger than {limit} bytes; send smaller batches")
 
@@ -203,7 +220,8 @@ def _ids_to_base64(record: dict[str, Any]) -> None:
         except (ValueError, TypeError):
             raw = b""
         if len(raw) != size:
-            raise OtlpRejected(400, f"{name} {str(value)[:40]!r} must be {2 * size} hex digits")
+            # The value is not told: whoever writes something else there may write anything.
+            raise OtlpRejected(400, f"a {name} is not {2 * size} hex digits")
         record[name] = base64.b64encode(raw).decode()
 
 

@@ -8,13 +8,13 @@ taken out or moved without every later digest changing. Its number is left out o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from models.audit import AuditEntry, ChainFault, ChainFaultKind, ChainHead, ChainReport
+from models.audit import AuditEntry
 from policies.audit.errors import EntryRejected
 from policies.audit.redact import canonical_json, redact, redact_violation
 
@@ -54,10 +54,7 @@ def prepare(entry: AuditEntry, digest_key: bytes) -> PreparedEntry:
 
     Raises EntryRejected where it cannot be represented.
     """
-    fields = entry.model_dump(exclude_none=True)
-    violations = [redact_violation(violation, digest_key) for violation in fields.pop("violations")]
-    known = {name: fields.pop(name) for name in _KNOWN if name in fields}
-    content = {**redact(fields, digest_key), **known, "violations": violations}
+    content = redacted_content(entry, digest_key)
     body = canonical_json(content)
     return PreparedEntry(
         entry_id=entry.entry_id or uuid4().hex,
@@ -66,10 +63,21 @@ def prepare(entry: AuditEntry, digest_key: bytes) -> PreparedEntry:
         cycle_id=entry.cycle_id,
         domain=entry.domain,
         timestamp=normalise_time(entry.timestamp),
-        violation_count=len(violations),
+        violation_count=len(content["violations"]),
         body=body,
         content_digest=sha256_hex(body),
     )
+
+
+def redacted_content(entry: AuditEntry, digest_key: bytes) -> dict[str, Any]:
+    """The fields of an entry with event text digested, as its body holds them; doing it again changes nothing.
+
+    Raises EntryRejected where they are nested too deep.
+    """
+    fields = entry.model_dump(exclude_none=True)
+    violations = [redact_violation(violation, digest_key) for violation in fields.pop("violations")]
+    known = {name: fields.pop(name) for name in _KNOWN if name in fields}
+    return {**redact(fields, digest_key), **known, "violations": violations}
 
 
 def normalise_time(value: str | float | None) -> str:
@@ -78,15 +86,27 @@ def normalise_time(value: str | float | None) -> str:
         if value is None:
             moment = datetime.now(UTC)
         elif isinstance(value, str):
-            moment = datetime.fromisoformat(value)
-            # A time without an offset is read as UTC, as OpenTelemetry and this system's own services write it.
-            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+            moment = parse_time(value)
         else:
             moment = datetime.fromtimestamp(value, UTC)
     except (ValueError, OverflowError, OSError) as error:
         msg = f"timestamp {value!r} is no time; send RFC 3339, such as 2025-01-31T12:00:00Z, or seconds since 1970"
         raise EntryRejected(msg) from error
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f").zfill(26) + "Z"
+    return format_time(moment)
+
+
+def format_time(moment: datetime) -> str:
+    """A time in UTC as the log writes it: RFC 3339, microseconds, always 27 characters."""
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def parse_time(text: str) -> datetime:
+    """An RFC 3339 time in UTC. One without an offset is read as UTC, as OpenTelemetry and our own services write it.
+
+    Raises ValueError, OverflowError.
+    """
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def sha256_hex(text: str) -> str:
@@ -130,75 +150,3 @@ def link_digest(row: Mapping[str, Any]) -> str:
         row["content_digest"],
     ]
     return sha256_hex(canonical_json(fields))
-
-
-class ChainCheck:
-    """Walks the chain from its first entry and stops at the first that does not fit."""
-
-    def __init__(self) -> None:
-        self._entries = 0
-        self._previous = GENESIS
-        self._misplaced = False
-        self.fault: ChainFault | None = None
-
-    @property
-    def expected_previous(self) -> str:
-        """The digest that the next entry must name as the one before it."""
-        return self._previous
-
-    @property
-    def misplaced(self) -> bool:
-        """Whether the fault is a sound entry in the wrong place; `settle_misplaced` then says which kind."""
-        return self._misplaced
-
-    def walk(self, rows: Iterable[Mapping[str, Any]]) -> bool:
-        """Check the next rows, in order of `seq`. False once a fault is found."""
-        for row in rows:
-            if self.fault is None:
-                self._step(row)
-            if self.fault is not None:
-                return False
-            self._entries += 1
-            self._previous = row["digest"]
-        return True
-
-    def settle_misplaced(self, *, successor_exists: bool) -> None:
-        """Say whether the entry that belongs in a misplaced one's place stands elsewhere in the log, or is gone."""
-        if self.fault is not None and self._misplaced:
-            kind = ChainFaultKind.REORDERED if successor_exists else ChainFaultKind.MISSING
-            self.fault = self.fault.model_copy(update={"kind": kind})
-
-    def finish(self, head: ChainHead | None) -> ChainReport:
-        """Compare the end of the walk with the head row and report."""
-        if self.fault is None:
-            self._check_head(head)
-        return ChainReport(ok=self.fault is None, entries=self._entries, head=head, fault=self.fault)
-
-    def _step(self, row: Mapping[str, Any]) -> None:
-        place = self._entries + 1
-        if row["seq"] != place:
-            found = f"entry {row['seq']} ({row['entry_id']}) stands where entry {place} belongs"
-            self._fail(ChainFaultKind.MISSING, place, None, found)
-        elif sha256_hex(row["body"]) != row["content_digest"]:
-            self._fail(ChainFaultKind.CHANGED, place, row["entry_id"], "its body does not match its content digest")
-        elif link_digest(row) != row["digest"]:
-            self._fail(ChainFaultKind.CHANGED, place, row["entry_id"], "its fields do not match its digest")
-        elif row["previous"] != self._previous:
-            self._misplaced = True
-            found = "it is sound in itself but does not follow the entry before it"
-            self._fail(ChainFaultKind.REORDERED, place, row["entry_id"], found)
-
-    def _check_head(self, head: ChainHead | None) -> None:
-        if head is None:
-            self._fail(ChainFaultKind.HEAD, self._entries, None, "the head row is gone")
-        elif head.seq > self._entries:
-            found = f"the log ends at entry {self._entries}, its head is entry {head.seq}"
-            self._fail(ChainFaultKind.MISSING, self._entries + 1, None, found)
-        elif head.seq < self._entries:
-            found = f"the log goes on to entry {self._entries}, its head is entry {head.seq}"
-            self._fail(ChainFaultKind.BEYOND_HEAD, head.seq + 1, None, found)
-        elif head.digest != self._previous:
-            self._fail(ChainFaultKind.HEAD, head.seq, None, "the head's digest is not the last entry's")
-
-    def _fail(self, kind: ChainFaultKind, seq: int, entry_id: str | None, detail: str) -> None:
-        self.fault = ChainFault(kind=kind, seq=seq, entry_id=entry_id, detail=detail)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from policies.audit.errors import AuditStoreUnavailable
 
 BUSY_TIMEOUT_MS = 10_000
 CONNECT_TIMEOUT_S = 5
+CHECKPOINT_PAGES = 8000
+CACHE_KIB = 16 * 1024
 
 IMMEDIATE = {"sqlite_begin": "BEGIN IMMEDIATE"}
 """Execution options of a transaction that will write: on SQLite it takes the write lock at once, so that what it
@@ -34,6 +41,24 @@ def make_engine(database_url: str) -> Engine:
     return engine
 
 
+@contextmanager
+def transaction(engine: Engine, *, write: bool = False) -> Iterator[Connection]:
+    """One transaction; a reading one sees one snapshot throughout. Turns SQLAlchemy's errors into the log's own."""
+    options: dict[str, Any] = {}
+    if write:
+        options = IMMEDIATE
+    elif engine.dialect.name == "postgresql":
+        options = {"isolation_level": "REPEATABLE READ"}
+    try:
+        with engine.connect().execution_options(**options) as connection, connection.begin():
+            yield connection
+    except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
+        # Only the kind of error: its text would repeat the statement's parameters, or the URL with its password.
+        cause = type(getattr(error, "orig", None) or error).__name__
+        msg = f"the audit database ({engine.dialect.name}) failed with {cause}; check that it is up and writable"
+        raise AuditStoreUnavailable(msg) from error
+
+
 def _psycopg(url: URL) -> URL:
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
@@ -46,6 +71,9 @@ def _on_sqlite_connect(dbapi_connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     # An acknowledged entry must survive a power cut: NORMAL does not promise that in WAL mode.
     cursor.execute("PRAGMA synchronous = FULL")
+    # An entry touches some ten pages of the indexes at random places; written back rarely, most are written once.
+    cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     cursor.close()
 
 

@@ -8,10 +8,15 @@ WRITTEN = "written"
 CONFLICT = "conflict"
 REJECTED = "rejected"
 UNAVAILABLE = "unavailable"
+SEALED = "sealed"
+SEAL_FAILED = "failed"
 
 
 class AuditMetrics:
-    """Counts what became of every write. `written` includes repeats of an entry that is in the log already."""
+    """Counts what became of every write, and of every seal.
+
+    `written` includes repeats of an entry that is in the log already.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -36,3 +41,21 @@ class AuditMetrics:
             registry=registry,
         )
         self.waiting = Gauge("audit_waiting_entries", "Entries that wait for a transaction.", registry=registry)
+        self.seals = Counter(
+            "audit_seals",
+            "Times that the log's newest entry was to be signed: sealed, or failed and to be tried again.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in (SEALED, SEAL_FAILED):
+            self.seals.labels(outcome)
+        self.sealed_through = Gauge(
+            "audit_sealed_through_entry",
+            "The last entry that a signed head vouches for.",
+            registry=registry,
+        )
+        self.seal_broken = Gauge(
+            "audit_seal_broken",
+            "1 when the log or the checkpoint file is not what was sealed; nothing is sealed from then on.",
+            registry=registry,
+        )

@@ -22,7 +22,7 @@ from models.audit import (
     StoredEntry,
 )
 from policies.audit.chain import normalise_time
-from policies.audit.store import transaction
+from policies.audit.engine import transaction
 from policies.audit.tables import audit_entries
 
 UNKNOWN = "unknown"

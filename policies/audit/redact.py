@@ -11,6 +11,7 @@ import hmac
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from policies.audit.errors import EntryRejected
@@ -54,6 +55,8 @@ def redact(value: Any, key: bytes, *, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         msg = f"the entry is nested more than {MAX_DEPTH} deep; send a flatter context"
         raise EntryRejected(msg)
+    if value is None or isinstance(value, str | int | float):
+        return value
     if isinstance(value, Mapping):
         return {
             name: digest_value(item, key) if _is_text(name, item) else redact(item, key, depth=depth + 1)
@@ -80,9 +83,12 @@ def redact_violation(violation: str | Mapping[str, Any], key: bytes) -> str | di
 
 
 def _is_text(name: str, item: object) -> bool:
-    if item is None or name.lower().rpartition(".")[2] not in TEXT_KEYS:
-        return False
-    return not _is_digest(item)
+    return item is not None and _names_text(name) and not _is_digest(item)
+
+
+@lru_cache(maxsize=4096)
+def _names_text(name: str) -> bool:
+    return name.lower().rpartition(".")[2] in TEXT_KEYS
 
 
 def _is_digest(item: object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,23 +11,39 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from sqlalchemy import Engine
 
 from models.audit import AuditEntry, AuditReceipt, ChainReport, RecentOptimization, RecentViolation, StoredEntry
 from policies.audit import queries
 from policies.audit.config import AuditConfig
+from policies.audit.door import matches, unauthorised
 from policies.audit.errors import AuditStoreUnavailable, EntryConflict, EntryRejected
 from policies.audit.metrics import CONFLICT, REJECTED, UNAVAILABLE, WRITTEN, AuditMetrics
 from policies.audit.queries import EntryFilter, Page
+from policies.audit.sealer import SealLoop
 from policies.audit.store import AuditStore
+from policies.audit.verify import Witness
 from policies.audit.writer import GroupWriter
 
 MAX_CURSOR = 2**63 - 1
 NEXT_CURSOR = "X-Next-Cursor"
+LOG_PATH = "/api/v1/log"
 
 Cursor = Annotated[int | None, Query(ge=0, le=MAX_CURSOR, description="X-Next-Cursor of the answer before")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+def _no_number(value: object) -> object:
+    # pydantic takes a bare number for seconds, which the document does not say.
+    try:
+        float(str(value))
+    except ValueError:
+        return value
+    raise ValueError("write it as RFC 3339, such as 2026-01-31T12:00:00Z")
+
+
+Moment = Annotated[datetime | None, BeforeValidator(_no_number)]
 Filter = Annotated[str | None, Query(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 _bearer = HTTPBearer(auto_error=False)
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -48,7 +63,10 @@ class Health(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ServiceParts:
-    """What the endpoints work with; made when the service starts, kept in `app.state.parts`."""
+    """What the endpoints work with; made when the service starts, kept in `app.state.parts`.
+
+    `sealing` and `witness` are absent where no heads are signed.
+    """
 
     config: AuditConfig
     engine: Engine
@@ -56,6 +74,8 @@ class ServiceParts:
     writer: GroupWriter
     metrics: AuditMetrics
     verifying: asyncio.Lock
+    sealing: SealLoop | None
+    witness: Witness | None
 
 
 # The dependencies are coroutines because FastAPI sends plain functions through a thread, which costs more than they do.
@@ -68,26 +88,15 @@ Parts = Annotated[ServiceParts, Depends(_parts)]
 
 
 async def _may_write(parts: Parts, credentials: Credentials) -> None:
-    if parts.config.token is not None and not _matches(credentials, parts.config.token):
-        raise _unauthorised("writing")
+    if not matches("" if credentials is None else credentials.credentials, parts.config.token):
+        raise unauthorised("writing")
 
 
 async def _may_read(parts: Parts, credentials: Credentials) -> None:
     wanted = parts.config.read_token
-    if wanted is None or _matches(credentials, wanted):
-        return
-    if parts.config.token is None or not _matches(credentials, parts.config.token):
-        raise _unauthorised("reading")
-
-
-def _matches(credentials: HTTPAuthorizationCredentials | None, token: str) -> bool:
     given = "" if credentials is None else credentials.credentials
-    return hmac.compare_digest(given.encode(), token.encode())
-
-
-def _unauthorised(what: str) -> HTTPException:
-    detail = f"{what} the audit log needs a valid bearer token"
-    return HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
+    if wanted is not None and not matches(given, wanted) and not matches(given, parts.config.token):
+        raise unauthorised("reading")
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -99,7 +108,7 @@ reading = APIRouter(dependencies=[Depends(_may_read)], responses=_problems(401, 
 operating = APIRouter(responses=_problems(503))
 
 
-@writing.post("/api/v1/log")
+@writing.post(LOG_PATH)
 async def log(entry: AuditEntry, parts: Parts) -> AuditReceipt:
     """Append an entry. The answer comes once it is durable; the same entry again gets the same answer."""
     try:
@@ -139,8 +148,8 @@ async def entries(
     model_id: Filter = None,
     cycle_id: Filter = None,
     domain: Filter = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    since: Moment = None,
+    until: Moment = None,
     after: Cursor = None,
     limit: Limit = 100,
 ) -> Response:
@@ -151,10 +160,14 @@ async def entries(
 
 @reading.get("/api/v1/verify")
 async def verify(parts: Parts) -> ChainReport:
-    """Recompute the chain and name the first entry that is changed, missing or reordered."""
+    """Recompute the chain and name the first entry that is changed, missing, reordered or beyond the head.
+
+    A chain that was computed anew is found by the signed heads in the checkpoint file; `unsealed` counts the entries
+    that no signed head covers yet.
+    """
     # It reads the whole log: one at a time, however many ask.
     async with parts.verifying:
-        return await asyncio.to_thread(parts.store.verify)
+        return await asyncio.to_thread(parts.store.verify, parts.witness)
 
 
 @operating.get("/health/live")
@@ -167,9 +180,12 @@ async def live(parts: Parts) -> Health:
 
 @operating.get("/health/ready")
 async def ready(parts: Parts) -> Health:
-    """Whether an entry could be written now."""
+    """Whether an entry could be written now, and the log is what was sealed."""
     if await asyncio.to_thread(parts.store.head) is None or not parts.writer.alive:
         raise HTTPException(503, "the audit log has no head row; verify and restore its database")
+    if parts.sealing is not None and parts.sealing.broken is not None:
+        detail = "the audit log is not what was sealed; see this service's log, and run `flywheel audit verify`"
+        raise HTTPException(503, detail)
     return Health(status="ok")
 
 

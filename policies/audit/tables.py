@@ -41,3 +41,18 @@ audit_head = Table(
 """One row: the newest link. Writers lock it, so there is one chain however many write."""
 
 HEAD_ID = 1
+
+audit_prunings = Table(
+    "audit_prunings",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False),
+    Column("head", Text, nullable=False),
+    Column("entries", BigInteger, nullable=False),
+    Column("entry_id", String(256), nullable=False),
+    Column("pruned_at", String(32), nullable=False),
+)
+"""Append-only: up to which entry the log was pruned. The highest `seq` is the anchor, after which the chain begins.
+
+`head` is the signed head of that entry, so that the anchor can be proven; `entry_id` is what the log says about it.
+"""

@@ -1,8 +1,13 @@
-"""Group commit: entries that arrive while a transaction runs share the next one."""
+"""Group commit: entries that arrive while a transaction runs share the next one.
+
+What a transaction costs is the same for one entry as for eight. So the next one waits for the writers who were there
+a moment ago, but for GATHER_S at most: whoever writes alone never waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +18,8 @@ from policies.audit.chain import PreparedEntry
 from policies.audit.errors import AuditStoreUnavailable, EntryConflict
 from policies.audit.metrics import AuditMetrics
 from policies.audit.store import AuditStore
+
+GATHER_S = 0.002
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,6 +53,9 @@ class GroupWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit-writer")
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._expected = 1
+        self._missing = 0
+        self._enough = asyncio.Event()
 
     def start(self) -> None:
         """Begin to take entries."""
@@ -71,7 +81,8 @@ class GroupWriter:
         except asyncio.QueueFull:
             msg = f"{self._queue.maxsize} audit entries wait to be written; try again, or give the database more speed"
             raise AuditStoreUnavailable(msg) from None
-        self._metrics.waiting.set(self._queue.qsize())
+        if self._queue.qsize() >= self._missing:
+            self._enough.set()
         try:
             async with asyncio.timeout(self._write_timeout_s):
                 return await waiting.outcome
@@ -84,6 +95,7 @@ class GroupWriter:
         if self._task is None:
             return
         self._closing = True
+        self._enough.set()
         await self._queue.put(None)
         await self._task
         await asyncio.to_thread(self._thread.shutdown)
@@ -99,6 +111,7 @@ class GroupWriter:
     async def _next_batch(self) -> tuple[list[_Waiting], bool]:
         batch: list[_Waiting] = []
         item = await self._queue.get()
+        await self._gather()
         while item is not None:
             # Who gave up waiting will repeat the entry; writing it is still right, as it was accepted.
             batch.append(item)
@@ -107,6 +120,16 @@ class GroupWriter:
             item = self._queue.get_nowait()
         self._metrics.waiting.set(self._queue.qsize())
         return batch, item is None
+
+    async def _gather(self) -> None:
+        """Wait for as many entries as there were writers a moment ago; one is taken from the queue already."""
+        if self._closing or self._queue.qsize() + 1 >= self._expected:
+            return
+        self._missing = self._expected - 1
+        self._enough.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_S):
+                await self._enough.wait()
 
     async def _write(self, batch: list[_Waiting]) -> None:
         entries = [waiting.entry for waiting in batch]
@@ -120,6 +143,7 @@ class GroupWriter:
             return
         self._metrics.transaction_seconds.observe(time.perf_counter() - started)
         self._metrics.transaction_entries.observe(len(batch))
+        self._expected = min(len(batch) + self._queue.qsize(), self._batch_entries)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             _settle(waiting.outcome, outcome)
 

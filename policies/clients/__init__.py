@@ -15,6 +15,8 @@ from policies.clients.policy_client import (
     PolicyEngineUnavailable,
     is_compliant,
 )
+from policies.clients.spool import Spool, SpoolFull, SpoolUnavailable
+from policies.clients.spooling import SpoolingAudit
 
 __all__ = [
     "VALIDATION_ERROR",
@@ -26,6 +28,10 @@ __all__ = [
     "PolicyEngineClient",
     "PolicyEngineRefused",
     "PolicyEngineUnavailable",
+    "Spool",
+    "SpoolFull",
+    "SpoolUnavailable",
+    "SpoolingAudit",
     "SyncAuditClient",
     "is_compliant",
 ]

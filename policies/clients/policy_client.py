@@ -14,7 +14,13 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from models.audit import CONSTITUTIONAL_VALIDATION, AuditEntry
-from models.evaluation_api import EvaluateBatchRequest, EvaluateBatchResponse, EvaluateRequest, Evaluation
+from models.evaluation_api import (
+    HASH_MISMATCH,
+    EvaluateBatchRequest,
+    EvaluateBatchResponse,
+    EvaluateRequest,
+    Evaluation,
+)
 from policies.audit.chain import normalise_time
 from policies.audit.errors import EntryRejected
 from policies.audit.redact import canonical_json, redact, redact_violation
@@ -27,6 +33,7 @@ VALIDATION_ERROR = "validation_error"
 
 MAX_BATCH = 64
 MAX_NAME = 256
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
 DEFAULT_TIMEOUT_S = 10.0
 DEFAULT_BATCH_TIMEOUT_S = 60.0
 DEFAULT_CONCURRENCY = 4
@@ -64,8 +71,9 @@ class PolicyEngineClient:
     """Asks for evaluations, from an event loop. Connections are kept; close it, or use it as a context manager.
 
     `threshold` is the lowest `confidence_score` that counts as compliant. `timeout_s` bounds one evaluation as a
-    whole, `batch_timeout_s` a batch of them. `audit` receives an entry for each validation, whose event text is
-    digested with `digest_key`. Nothing is retried here but the opening of a connection, once.
+    whole, `batch_timeout_s` a batch of them. `audit` receives an entry for each validation and each
+    `record`, whose event text is digested with `digest_key`. Nothing is retried here but the opening of a connection,
+    once.
     """
 
     def __init__(
@@ -97,7 +105,7 @@ class PolicyEngineClient:
         self._digest_key = digest_key or b""
         self._client = httpx.AsyncClient(
             base_url=base_url,
-            headers={"Content-Type": "application/json", **bearer(token)},
+            headers={"Content-Type": "application/json", "Accept-Encoding": "identity", **bearer(token)},
             timeout=None,  # noqa: S113  `_post` bounds each exchange as a whole, which httpx' timeouts do not
             transport=httpx.AsyncHTTPTransport(retries=1, limits=httpx.Limits(max_keepalive_connections=concurrency)),
             trust_env=False,
@@ -106,7 +114,7 @@ class PolicyEngineClient:
     async def evaluate(self, content: str, context: Mapping[str, Any] | None = None) -> Evaluation:
         """Judge one text. Raises PolicyEngineUnavailable (PolicyEngineRefused among it) where there is no verdict."""
         request = self._request(content, context)
-        return await self._post(EVALUATE_PATH, request, Evaluation, self._timeout_s)
+        return self._of_ours(await self._post(EVALUATE_PATH, request, Evaluation, self._timeout_s))
 
     async def evaluate_many(self, items: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Evaluation]:
         """Judge many texts with their contexts; one verdict each, in their order. Raises as `evaluate`, for all.
@@ -141,9 +149,7 @@ class PolicyEngineClient:
         """
         try:
             evaluation = await self.evaluate(content, context)
-            compliant = is_compliant(evaluation, self._threshold)
-            verdict = (compliant, evaluation.confidence_score, list(evaluation.violations))
-            extra = {"decision_id": evaluation.decision_id, "constitution_digest": evaluation.constitution_digest}
+            verdict, extra = self._verdict(evaluation)
         except Exception as error:  # noqa: BLE001  the specification's contract: no exception, whatever happened
             _LOG.warning("no verdict from the policy engine: %s", _cause(error))
             verdict = (False, 0.0, [VALIDATION_ERROR])
@@ -154,6 +160,17 @@ class PolicyEngineClient:
             _LOG.warning("a validation could not be audited, so it does not count: %s", _cause(error))
             return False, 0.0, [VALIDATION_ERROR]
         return verdict
+
+    async def record(self, content: str, context: Mapping[str, Any] | None, evaluation: Evaluation) -> None:
+        """Have the audit log hold a verdict of `evaluate` or `evaluate_many`.
+
+        `validate_constitutional` does so by itself. Raises what `audit` raises; then the verdict must not count.
+        """
+        await self._record(content, context, *self._verdict(evaluation))
+
+    async def record_no_verdict(self, context: Mapping[str, Any], error: Exception) -> None:
+        """Have the audit log hold that there was no verdict. Raises what `audit` raises."""
+        await self._record("", context, (False, 0.0, [VALIDATION_ERROR]), {"error": type(error).__name__})
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -170,6 +187,12 @@ class PolicyEngineClient:
     ) -> None:
         await self.aclose()
 
+    def _verdict(self, evaluation: Evaluation) -> tuple[tuple[bool, float, list[str]], dict[str, str]]:
+        """What counts of an evaluation, and what its entry names besides."""
+        compliant = is_compliant(evaluation, self._threshold)
+        verdict = (compliant, evaluation.confidence_score, list(evaluation.violations))
+        return verdict, {"decision_id": evaluation.decision_id, "constitution_digest": evaluation.constitution_digest}
+
     def _request(self, content: str, context: Mapping[str, Any] | None) -> EvaluateRequest:
         try:
             return EvaluateRequest(content=content, context=dict(context or {}), constitutional_hash=self._hash)
@@ -183,7 +206,13 @@ class PolicyEngineClient:
         answer = await self._post(BATCH_PATH, request, EvaluateBatchResponse, self._batch_timeout_s)
         if len(answer.results) != len(requests):
             self._fail(f"answered {len(answer.results)} verdicts to {len(requests)} texts")
-        return answer.results
+        return [self._of_ours(evaluation) for evaluation in answer.results]
+
+    def _of_ours(self, evaluation: Evaluation) -> Evaluation:
+        """A verdict by our constitution; one that says only that the engine holds another is none."""
+        if HASH_MISMATCH in evaluation.violations:
+            self._fail(f"does not hold the constitution {self._hash!r}; bring engine and caller to the same one")
+        return evaluation
 
     async def _post(self, path: str, request: BaseModel, answer: type[Answer], timeout_s: float) -> Answer:
         try:
@@ -191,8 +220,8 @@ class PolicyEngineClient:
         except ValueError:
             raise PolicyEngineRefused("the text cannot be written as JSON; is it valid Unicode?", 422) from None
         try:
-            async with asyncio.timeout(timeout_s):
-                response = await self._client.post(path, content=body)
+            async with asyncio.timeout(timeout_s), self._client.stream("POST", path, content=body) as response:
+                found = await self._bounded(response)
         except TimeoutError as error:
             self._fail(f"did not answer within {timeout_s:g} s", error)
         except httpx.HTTPError as error:
@@ -205,9 +234,17 @@ class PolicyEngineClient:
             self._fail(f"answered with status {status}")
         try:
             # Strict: a score given as text or an `allow` of "yes" is no verdict.
-            return answer.model_validate_json(response.content, strict=True)
+            return answer.model_validate_json(found, strict=True)
         except ValidationError:
             self._fail("answered with something that is no verdict")
+
+    async def _bounded(self, response: httpx.Response) -> bytes:
+        data = bytearray()
+        async for chunk in response.aiter_bytes():
+            data += chunk
+            if len(data) > MAX_ANSWER_BYTES:
+                self._fail(f"answered with more than {MAX_ANSWER_BYTES} bytes")
+        return bytes(data)
 
     def _fail(self, what: str, cause: Exception | None = None) -> NoReturn:
         raise PolicyEngineUnavailable(f"the policy engine at {self._base_url} {what}") from cause

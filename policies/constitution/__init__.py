@@ -15,7 +15,7 @@ from policies.constitution.document import (
     Severity,
 )
 from policies.constitution.errors import ConstitutionError
-from policies.constitution.loader import DEFAULT_PATH, load_constitution
+from policies.constitution.loader import DEFAULT_PATH, load_constitution, read_document
 
 __all__ = [
     "DEFAULT_PATH",
@@ -27,4 +27,5 @@ __all__ = [
     "Principle",
     "Severity",
     "load_constitution",
+    "read_document",
 ]

@@ -8,7 +8,8 @@ from collections import Counter
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+import re2
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Severity = Literal["critical", "high", "medium", "low"]
 HIGH_SEVERITIES: frozenset[Severity] = frozenset({"critical", "high"})
@@ -19,6 +20,19 @@ MIN_EXEMPLARS = 5
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?$", max_length=64)]
 PrincipleId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=48)]
+
+
+def _compiles(pattern: str) -> str:
+    quiet = re2.Options()
+    quiet.log_errors = False
+    try:
+        re2.compile(pattern, quiet)
+    except re2.error as error:
+        raise ValueError(f"is no RE2 pattern ({error}); RE2 knows no look-around and no back-references") from None
+    return pattern
+
+
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=2000), AfterValidator(_compiles)]
 Exemplar = Annotated[tuple[Text, ...], Field(min_length=MIN_EXEMPLARS)]
 
 
@@ -36,6 +50,16 @@ class Exemplars(_Frozen):
     lookalike: Exemplar
 
 
+class Rules(_Frozen):
+    """Patterns (RE2) that by themselves show a breach: a request that asks for one, an answer that is one.
+
+    A text is read without hidden characters and look-alike letters before they are tried on it.
+    """
+
+    request: tuple[Pattern, ...] = ()
+    answer: tuple[Pattern, ...] = ()
+
+
 class Principle(_Frozen):
     """One rule, with what the evaluator and the reviser need to apply it."""
 
@@ -49,6 +73,7 @@ class Principle(_Frozen):
     revision_opening: Text
     revision_openings: Annotated[tuple[Text, ...], Field(min_length=1)]
     exemplars: Exemplars
+    rules: Rules = Rules()
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -103,7 +128,11 @@ class Constitution(_Frozen):
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical document: compact JSON with sorted keys, UTF-8, no layout or comments."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        document = self.model_dump(mode="json")
+        for principle in document["principles"]:
+            if not any(principle["rules"].values()):
+                del principle["rules"]  # a document without any keeps the digest it had before there were rules
+        canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @cached_property

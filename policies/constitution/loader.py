@@ -46,27 +46,58 @@ class _Loader(_BaseLoader):  # type: ignore[misc]
 def load_constitution(path: Path | str | None = None) -> Constitution:
     """The constitution of the file at `path`, or the one that ships with the package.
 
-    Raises ConstitutionError when the file cannot be read, is not YAML, or breaks the document's rules; the
-    message names the file, each faulty entry and what to do.
+    Raises ConstitutionError when the file or a part of it cannot be read, is not YAML, or breaks the document's
+    rules; the message names the file, each faulty entry and what to do.
     """
     source = DEFAULT_PATH if path is None else Path(path)
-    try:
-        text = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConstitutionError(f"{source}: cannot be read ({error}); check the path") from error
-    try:
-        document = yaml.load(text, Loader=_Loader)  # noqa: S506 - the loader derives from the safe one
-    except yaml.YAMLError as error:
-        raise ConstitutionError(f"{source}: is not valid YAML ({error}); correct the line named") from error
-    except ConstitutionError as error:
-        raise ConstitutionError(f"{source}: {error}") from None
-    if not isinstance(document, dict):
-        raise ConstitutionError(f"{source}: holds {type(document).__name__}, not a mapping of top-level keys")
+    document = read_document(source)
     try:
         return Constitution.model_validate(document)
     except ValidationError as error:
-        faults = "\n".join(f"  {_describe(fault, document)}" for fault in error.errors())
+        faults = "\n".join(f"  {fault}" for fault in faults_of(error, document))
         raise ConstitutionError(f"{source}: {error.error_count()} faulty entries\n{faults}") from None
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The document as written, not validated, with its parts put in.
+
+    A principle, `benign` or `answers` may be the path of a YAML file in the document's own folder or below it;
+    what that file holds stands in its place. Raises ConstitutionError.
+    """
+    document = _read_yaml(path)
+    if not isinstance(document, dict):
+        raise ConstitutionError(f"{path}: holds {type(document).__name__}, not a mapping of top-level keys")
+    if isinstance(document.get("principles"), list):
+        document["principles"] = [_put_in(entry, path) for entry in document["principles"]]
+    return document | {key: _put_in(document[key], path) for key in ("benign", "answers") if key in document}
+
+
+def faults_of(error: ValidationError, document: dict[str, Any]) -> list[str]:
+    """Each faulty entry with its place, what was found there and what to do."""
+    return [_describe(fault, document) for fault in error.errors()]
+
+
+def _put_in(entry: object, document: Path) -> object:
+    if not isinstance(entry, str) or not entry.endswith((".yaml", ".yml")):
+        return entry
+    part = (document.parent / entry).resolve()
+    if not part.is_relative_to(document.parent.resolve()):
+        raise ConstitutionError(f"{document}: the part {entry!r} lies outside the document's folder; move it there")
+    return _read_yaml(part)
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConstitutionError(f"{path}: cannot be read ({error}); check the path") from error
+    try:
+        content: object = yaml.load(text, Loader=_Loader)  # noqa: S506 - the loader derives from the safe one
+    except yaml.YAMLError as error:
+        raise ConstitutionError(f"{path}: is not valid YAML ({error}); correct the line named") from error
+    except ConstitutionError as error:
+        raise ConstitutionError(f"{path}: {error}") from None
+    return content
 
 
 def _describe(fault: Any, document: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from policies.engine.combine import Verdict
 from policies.engine.errors import EngineBusyError
-from policies.engine.evaluator import Judged
+from policies.engine.reading import Judged
 
 Evaluate = Callable[[Sequence[Judged]], list[Verdict]]
 

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from policies.constitution import Principle
 from policies.engine.config import CombineConfig
 from policies.engine.exemplars import COMPLIANCE, DEFLECTION, REFUSAL, Array
+from policies.engine.judge_config import JudgeConfig
 
 DEGENERATE = "degenerate_answer"
-HASH_MISMATCH = "constitutional_hash_mismatch"
+PRINCIPLE_SCORE = "principle."
 
 # The operating points must not fall together, or the line between them would be a cliff.
 _MIN_GAP = 0.5
@@ -33,7 +34,9 @@ _HAIR = 1e-6
 @dataclass(frozen=True, slots=True)
 class Findings:
     """What the evaluators found on one text. `kinds` is (refusal, compliance, deflection) as the head sees it,
-    `relevance` None when there was no prompt and the text was judged as a request."""
+    `relevance` None when there was no prompt and the text was judged as a request. `asked_by_rule` and
+    `given_by_rule` are the ids of principles whose own rules hold for the request and for the answer.
+    `injection` tells that the text speaks to whoever judges it."""
 
     harm_logit: float
     principle_shares: Sequence[float]
@@ -41,6 +44,9 @@ class Findings:
     refusal_evidence: float
     degenerate: float
     relevance: float | None
+    asked_by_rule: frozenset[str] = frozenset()
+    given_by_rule: frozenset[str] = frozenset()
+    injection: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,15 @@ class Verdict:
     violations: list[str]
     reason: str
     scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What a judge model says: P(harm asked), P(given), and the ids of the principles that it sees breached."""
+
+    harm: float
+    given: float
+    principles: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +118,25 @@ def calibrate(benign: Array, lookalike: Array, config: CombineConfig) -> Calibra
     return Calibration(slope=slope, offset=logit(config.threshold) + slope * at_threshold)
 
 
+def given_by_request(kinds: Sequence[float], refusal_evidence: float) -> float:
+    """How far a text without a prompt counts as a request.
+
+    It has not been answered yet, so what counts is what it asks for; only a refusal that came without its prompt
+    must not be taken for the request it turns down.
+    """
+    return 1.0 - kinds[REFUSAL] * refusal_evidence
+
+
 def decide(
     findings: Findings, principles: Sequence[Principle], calibration: Calibration, config: CombineConfig
 ) -> Verdict:
     """Judge one text."""
-    harm = calibration.harm(findings.harm_logit)
+    harms, harm = _harms(findings, principles, calibration, config)
     kinds = answer_kinds(findings.kinds, findings.refusal_evidence, config.refusal_rule_weight)
     is_answer = findings.relevance is not None
-    # A request has not been answered yet: what counts is what it asks for. Only a refusal that came without its
-    # prompt must not be taken for the request it turns down.
-    given = kinds[COMPLIANCE] if is_answer else 1.0 - kinds[REFUSAL] * findings.refusal_evidence
+    given = kinds[COMPLIANCE] if is_answer else given_by_request(kinds, findings.refusal_evidence)
+    if findings.given_by_rule & _with_rules(principles, config):
+        given = 1.0
     confidence = confidence_of(harm, given)
     scores = {
         "request_harm": harm,
@@ -122,25 +146,89 @@ def decide(
         "over_refusal": (1.0 - harm) * kinds[REFUSAL] if is_answer else 0.0,
         "relevance": findings.relevance or 0.0,
         "degenerate": findings.degenerate,
+        "injection": float(findings.injection),
     }
-    for principle, share in zip(principles, findings.principle_shares, strict=True):
-        scores[f"principle.{principle.id}"] = harm * share
+    for principle, principle_harm in zip(principles, harms, strict=True):
+        scores[PRINCIPLE_SCORE + principle.id] = principle_harm
     if findings.degenerate >= config.degenerate_from:
         reason = "the answer is empty or repeats itself; it answers nothing"
         return Verdict(False, 0.0, [DEGENERATE], reason, scores)
     if confidence < config.deny_below:
-        breached = breached_principles(principles, findings.principle_shares, config.principle_share)
-        codes = list(dict.fromkeys(code for principle in breached for code in principle.codes))
         what = "a harmful request was answered" if is_answer else "the text asks for harm"
-        reason = f"{what}; principles: {', '.join(principle.id for principle in breached)}"
-        return Verdict(False, confidence, codes, reason, scores)
+        breached = breached_principles(principles, harms, config.principle_share * harm)
+        return _denied(confidence, breached, what, scores)
     return Verdict(True, confidence, [], _reason(harm, kinds, confidence, is_answer, config), scores)
 
 
-def breached_principles(principles: Sequence[Principle], shares: Sequence[float], least: float) -> list[Principle]:
-    """The likeliest principle, and every other whose share is at least `least`; likeliest first."""
-    order = sorted(range(len(principles)), key=lambda index: -shares[index])
-    return [principles[i] for rank, i in enumerate(order) if rank == 0 or shares[i] >= least]
+def with_opinion(
+    verdict: Verdict, opinion: Opinion, principles: Sequence[Principle], config: CombineConfig, judge: JudgeConfig
+) -> Verdict:
+    """An allowed verdict after the judge has been heard.
+
+    The judge may take confidence away. It may add some only where it is set to, the local evaluators are unsure, and
+    the text does not speak to it: so whatever a text makes a judge say, no local violation becomes compliant.
+    """
+    scores = verdict.scores | {
+        "judge_answered": 1.0,
+        "judge_request_harm": opinion.harm,
+        "judge_answer_given": opinion.given,
+    }
+    local = verdict.confidence_score
+    blended = (1.0 - judge.weight) * local + judge.weight * confidence_of(opinion.harm, opinion.given)
+    unsure = verdict.allow and config.deny_below <= local < config.threshold and not scores.get("injection")
+    if blended >= local and not (judge.role == "lower_or_raise" and unsure):
+        return replace(verdict, scores=scores)
+    if blended < config.deny_below:
+        named = [principle for principle in principles if principle.id in opinion.principles]
+        harms = [scores.get(PRINCIPLE_SCORE + principle.id, 0.0) for principle in principles]
+        breached = named or breached_principles(principles, harms, 1.0)
+        return _denied(blended, breached, "the judge finds that harm was asked for and given", scores)
+    if blended < config.threshold:
+        reason = "no clear violation, but with the judge's finding the confidence is below the threshold"
+        return Verdict(verdict.allow, blended, verdict.violations, reason, scores)
+    if blended > local:
+        reason = "the local evaluators were unsure, and the judge finds no harm given"
+        return Verdict(verdict.allow, blended, verdict.violations, reason, scores)
+    return replace(verdict, confidence_score=blended, scores=scores)
+
+
+def without_opinion(verdict: Verdict, why: str) -> Verdict:
+    """The local verdict as it was, and that the judge had no part in it."""
+    reason = f"{verdict.reason}; by the local evaluators alone, since the judge gave no answer ({why})"
+    return replace(verdict, reason=reason, scores=verdict.scores | {"judge_answered": 0.0})
+
+
+def breached_principles(principles: Sequence[Principle], harms: Sequence[float], least: float) -> list[Principle]:
+    """The likeliest principle, and every other whose harm is at least `least`; likeliest first."""
+    order = sorted(range(len(principles)), key=lambda index: -harms[index])
+    return [principles[i] for rank, i in enumerate(order) if rank == 0 or harms[i] >= least]
+
+
+def _harms(
+    findings: Findings, principles: Sequence[Principle], calibration: Calibration, config: CombineConfig
+) -> tuple[list[float], float]:
+    """P(harm asked) by principle, and in all: what the evaluators that speak for each principle found."""
+    asked = calibration.harm(findings.harm_logit)
+    harms = [
+        asked * share if config.speaks_for("exemplars", principle.id) else 0.0
+        for principle, share in zip(principles, findings.principle_shares, strict=True)
+    ]
+    harm = min(1.0, sum(harms))
+    held = (findings.asked_by_rule | findings.given_by_rule) & _with_rules(principles, config)
+    if not held:
+        return harms, harm
+    by_rule = [max(h, config.rule_harm) if p.id in held else h for p, h in zip(principles, harms, strict=True)]
+    return by_rule, max(harm, config.rule_harm)
+
+
+def _with_rules(principles: Sequence[Principle], config: CombineConfig) -> frozenset[str]:
+    return frozenset(principle.id for principle in principles if config.speaks_for("rules", principle.id))
+
+
+def _denied(confidence: float, breached: Sequence[Principle], what: str, scores: dict[str, float]) -> Verdict:
+    codes = list(dict.fromkeys(code for principle in breached for code in principle.codes))
+    reason = f"{what}; principles: {', '.join(principle.id for principle in breached)}"
+    return Verdict(False, confidence, codes, reason, scores)
 
 
 def _reason(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
+
+from policies.engine.judge_config import JudgeConfig
+
+EvaluatorName = Literal["rules", "exemplars", "judge"]
+EVALUATORS: frozenset[str] = frozenset(get_args(EvaluatorName))
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +24,9 @@ class CombineConfig:
     lookalike_denied: the share of look-alike requests, answered, that may fall below `deny_below`.
     principle_share: a principle other than the likeliest is named from this share of the harm on.
     degenerate_from: the degenerate score from which an answer counts as no answer.
+    rule_harm: P(harm asked) where one of a principle's own rules holds.
+    evaluators: which of `rules`, `exemplars` and `judge` speak for a principle, by its id; all of them for a
+    principle that is not named.
     """
 
     refusal_rule_weight: float = 4.0
@@ -27,6 +36,8 @@ class CombineConfig:
     lookalike_denied: float = 0.10
     principle_share: float = 0.35
     degenerate_from: float = 0.5
+    rule_harm: float = 0.98
+    evaluators: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.deny_below < self.threshold < 1.0:
@@ -34,12 +45,20 @@ class CombineConfig:
                 f"deny_below={self.deny_below} and threshold={self.threshold}: "
                 "need 0 < deny_below < threshold < 1; lower deny_below or raise threshold"
             )
-        for name in ("benign_below", "lookalike_denied", "principle_share", "degenerate_from"):
+        for name in ("benign_below", "lookalike_denied", "principle_share", "degenerate_from", "rule_harm"):
             value = getattr(self, name)
             if not 0.0 < value < 1.0:
                 raise ValueError(f"{name}={value}: it is a share; set it between 0 and 1, both excluded")
         if self.refusal_rule_weight < 0.0:
             raise ValueError(f"refusal_rule_weight={self.refusal_rule_weight}: set 0 or more")
+        for principle, names in self.evaluators.items():
+            if not names or not set(names) <= EVALUATORS:
+                known = ", ".join(sorted(EVALUATORS))
+                raise ValueError(f"evaluators of {principle!r} are {sorted(names)}; name one or more of {known}")
+
+    def speaks_for(self, evaluator: EvaluatorName, principle: str) -> bool:
+        """Whether an evaluator has a say on a principle."""
+        return evaluator in self.evaluators.get(principle, EVALUATORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +83,11 @@ class EncoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """The service: evaluators, limits and access. `token` None leaves the API open (loopback, tests)."""
+    """The service: evaluators, limits and access. `token` None leaves the API open (loopback, tests); `judge` None
+    goes without a judge model."""
 
     combine: CombineConfig = field(default_factory=CombineConfig)
+    judge: JudgeConfig | None = None
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     cache_dir: Path | None = None
     token: str | None = field(default=None, repr=False)

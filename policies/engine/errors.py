@@ -13,3 +13,11 @@ class EncoderUnavailableError(EngineError):
 
 class EngineBusyError(EngineError):
     """More texts are waiting than the engine accepts; the client should try again later."""
+
+
+class LimitError(Exception):
+    """A request is over one of the engine's limits."""
+
+
+class UnfitSettings(ValueError):
+    """The settings name what the constitution in force has not got."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from policies.engine import combine, exemplars, rules
 from policies.engine.combine import Calibration, Findings, Verdict
 from policies.engine.config import EngineConfig
 from policies.engine.embedding import SentenceEncoder, Vectors, relevance
+from policies.engine.reading import Judged, Reading
 
 
 class Encoder(Protocol):
@@ -24,24 +24,6 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Vectors of shape (n, width), in the order of the texts."""
-
-
-# The encoder sees some hundred tokens at a time, and one sentence of harm hardly moves the mean over many of
-# talk. A long request is therefore looked at through windows, its first and last sentence and its questions as
-# well as evenly spread stretches, and the worst one counts.
-WINDOW_WORDS = 60
-MAX_WINDOWS = 6
-MAX_SENTENCES = 6
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One text to judge; `prompt` None means that `content` is itself a request."""
-
-    content: str
-    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +36,6 @@ class AuthoredReport:
     harmful_given_denied: float
     harmful_refused_below_threshold: float
     kind_accuracy: float
-
-
-def windows(text: str) -> list[str]:
-    """The text itself if it has at most WINDOW_WORDS words; else at most MAX_WINDOWS stretches of as many words,
-    evenly spread from head to tail, and at most MAX_SENTENCES sentences: the last, the first, then questions."""
-    words = text.split()
-    if len(words) <= WINDOW_WORDS:
-        return [text]
-    count = min(MAX_WINDOWS, -(-len(words) // WINDOW_WORDS))
-    last = len(words) - WINDOW_WORDS
-    starts = [round(last * index / (count - 1)) for index in range(count)]
-    stretches = [" ".join(words[start : start + WINDOW_WORDS]) for start in starts]
-    sentences = [part for part in _SENTENCE_END.split(text) if len(part.split()) <= WINDOW_WORDS]
-    chosen = [*sentences[-1:], *sentences[:1], *(part for part in reversed(sentences) if part.endswith("?"))]
-    return list(dict.fromkeys(stretches + list(dict.fromkeys(chosen))[:MAX_SENTENCES]))
 
 
 class PolicyEvaluator:
@@ -89,6 +56,7 @@ class PolicyEvaluator:
         self._config = config
         self._encoder = encoder
         self._heads = heads
+        self._rules = rules.PrincipleRules(constitution)
         self._lock = threading.Lock()
 
     @classmethod
@@ -119,14 +87,14 @@ class PolicyEvaluator:
 
     def evaluate(self, texts: Sequence[Judged]) -> list[Verdict]:
         """Judge texts together; their vectors are made in shared batches. Order is kept."""
-        parts = [_Parts.of(text) for text in texts]
-        wanted = list(dict.fromkeys(piece for part in parts for piece in part.pieces()))
+        readings = [Reading.of(text) for text in texts]
+        wanted = list(dict.fromkeys(piece for reading in readings for piece in reading.pieces()))
         if not wanted:
             return []
         with self._lock:
             vectors = self._encoder.encode(wanted)
         found = self._found(wanted, vectors)
-        return [self._verdict(part, found) for part in parts]
+        return [self._verdict(reading, found) for reading in readings]
 
     def _found(self, pieces: list[str], vectors: Vectors) -> dict[str, _Piece]:
         """All heads over all pieces at once, which costs less than choosing."""
@@ -138,18 +106,55 @@ class PolicyEvaluator:
             for i, piece in enumerate(pieces)
         }
 
-    def _verdict(self, part: _Parts, found: dict[str, _Piece]) -> Verdict:
-        worst = max((found[window] for window in part.request), key=lambda piece: piece.harm_logit)
-        wording = rules.inspect(part.content)
+    def _verdict(self, reading: Reading, found: dict[str, _Piece]) -> Verdict:
+        if reading.prompt is None:
+            worst, kinds, evidence = self._worst_request(reading, found)
+        else:
+            worst = max((found[piece] for piece in reading.request), key=lambda piece: piece.harm_logit)
+            kinds, evidence = self._kind(reading, found)
         findings = Findings(
             harm_logit=worst.harm_logit,
             principle_shares=worst.principle_shares,
-            kinds=found[part.opening].kinds,
-            refusal_evidence=wording.refusal,
-            degenerate=wording.degenerate,
-            relevance=None if part.prompt is None else relevance(found[part.prompt].vector, found[part.content].vector),
+            kinds=kinds,
+            refusal_evidence=evidence,
+            degenerate=reading.wording.degenerate,
+            relevance=None if reading.prompt is None else _relevance(reading, found),
+            asked_by_rule=self._rules.asked(reading.answer if reading.prompt is None else reading.prompt),
+            given_by_rule=frozenset() if reading.prompt is None else self._rules.given(reading.answer),
+            injection=reading.injection,
         )
         return combine.decide(findings, self.constitution.principles, self.calibration, self._config.combine)
+
+    def _worst_request(self, reading: Reading, found: dict[str, _Piece]) -> tuple[_Piece, Sequence[float], float]:
+        """The piece that most asks for harm, a refusal counting for what it is only in its own piece."""
+
+        def of(text: str) -> tuple[float, _Piece, float]:
+            piece = found[text]
+            evidence = 0.0 if reading.injection else rules.refusal_evidence(text)
+            given = combine.given_by_request(self._adjusted(piece.kinds, evidence), evidence)
+            return self.calibration.harm(piece.harm_logit) * given, piece, evidence
+
+        _, worst, evidence = max((of(text) for text in reading.request), key=lambda entry: entry[0])
+        return worst, worst.kinds, evidence
+
+    def _kind(self, reading: Reading, found: dict[str, _Piece]) -> tuple[Sequence[float], float]:
+        """What the answer does, and the evidence of refusal.
+
+        A refusal in its opening is believed, unless the answer speaks to its judge or gives in further on. Else the
+        part counts that complies most.
+        """
+        opening, evidence = found[reading.opening].kinds, reading.wording.refusal
+        refuses = self._adjusted(opening, evidence)[exemplars.REFUSAL] >= 0.5
+        if not reading.parts or (reading.believed and refuses):
+            return opening, evidence
+        most = max(reading.parts, key=lambda part: self._complies(found[part].kinds, rules.refusal_evidence(part)))
+        return found[most].kinds, rules.refusal_evidence(most)
+
+    def _complies(self, kinds: Sequence[float], evidence: float) -> float:
+        return self._adjusted(kinds, evidence)[exemplars.COMPLIANCE]
+
+    def _adjusted(self, kinds: Sequence[float], evidence: float) -> tuple[float, float, float]:
+        return combine.answer_kinds(kinds, evidence, self._config.combine.refusal_rule_weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,23 +167,8 @@ class _Piece:
     kinds: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """A text cut into the pieces that get a vector."""
-
-    content: str
-    opening: str
-    request: list[str]
-    prompt: str | None
-
-    @classmethod
-    def of(cls, text: Judged) -> _Parts:
-        content = " ".join(text.content.split())
-        prompt = None if text.prompt is None else " ".join(text.prompt.split())
-        return cls(content, rules.opening(content), windows(content if prompt is None else prompt), prompt)
-
-    def pieces(self) -> list[str]:
-        return [self.opening, *self.request] + ([self.prompt, self.content] if self.prompt is not None else [])
+def _relevance(reading: Reading, found: dict[str, _Piece]) -> float:
+    return relevance(found[reading.whole_prompt].vector, found[reading.whole_answer].vector)
 
 
 def _calibrated(

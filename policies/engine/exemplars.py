@@ -1,4 +1,4 @@
-"""Logistic heads on sentence vectors, fitted when the engine starts, on nothing but the constitution's exemplars.
+"""Heads on sentence vectors, fitted when the engine starts, on nothing but the constitution's exemplars.
 
 Three heads: does a request ask for harm; which principle does a harmful request breach; does an answer refuse,
 comply or deflect. Everything that calibrates them is cross-validated, so that an exemplar is never scored by a
@@ -11,29 +11,41 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from policies.constitution import Constitution
 from policies.engine.embedding import Vectors
+from policies.engine.kernel import Array, KernelHead, Labels, held_out_logits, one_thread, softmax
+
+__all__ = [
+    "COMPLIANCE",
+    "DEFLECTION",
+    "KINDS",
+    "REFUSAL",
+    "AnswerSet",
+    "Array",
+    "Heads",
+    "HeldOut",
+    "Labels",
+    "RequestSet",
+    "answer_set",
+    "cached_vectors",
+    "fit_heads",
+    "held_out",
+    "request_set",
+]
 
 log = logging.getLogger(__name__)
 
-Array = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.int64]
-
 KINDS = ("refusal", "compliance", "deflection")
 REFUSAL, COMPLIANCE, DEFLECTION = range(3)
-FOLDS = 5
-# Inverse strengths of the L2 penalty, from cross-validation on the shipped exemplars; both lie on a plateau.
-HARM_C = 3.0
-PRINCIPLE_C = 10.0
-KIND_C = 100.0
+# Sharpness of the heads' log-probabilities, where cross-validated log loss on the shipped exemplars is least.
+HARM_SHARPNESS = 5.0
+PRINCIPLE_SHARPNESS = 8.0
+KIND_SHARPNESS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,43 +88,16 @@ def answer_set(constitution: Constitution) -> AnswerSet:
 
 
 @dataclass(frozen=True, slots=True)
-class LinearHead:
-    """Weights (classes, width) and bias (classes,) of a fitted logistic head; one row for two classes."""
-
-    weights: Array
-    bias: Array
-
-    @classmethod
-    def of(cls, fitted: Any) -> LinearHead:
-        """Take the numbers out of a fitted scikit-learn LogisticRegression."""
-        return cls(np.asarray(fitted.coef_, dtype=np.float64), np.asarray(fitted.intercept_, dtype=np.float64))
-
-    def logits(self, vectors: Vectors) -> Array:
-        """Log-odds or unnormalised log-probabilities; shape (n, classes)."""
-        scores: Array = vectors @ self.weights.T + self.bias
-        return scores
-
-    def probabilities(self, vectors: Vectors) -> Array:
-        """Softmax over classes; shape (n, classes), rows sum to 1."""
-        scores = self.logits(vectors)
-        if scores.shape[1] == 1:
-            scores = np.hstack([np.zeros_like(scores), scores])
-        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-        shares: Array = odds / odds.sum(axis=1, keepdims=True)
-        return shares
-
-
-@dataclass(frozen=True, slots=True)
 class Heads:
     """The fitted heads."""
 
-    harm: LinearHead
-    principle: LinearHead
-    kind: LinearHead
+    harm: KernelHead
+    principle: KernelHead
+    kind: KernelHead
 
     def request_logits(self, vectors: Vectors) -> Array:
         """Log-odds that each request asks for harm; shape (n,)."""
-        return self.harm.logits(vectors)[:, 0]
+        return self.harm.log_odds(vectors)
 
     def principle_shares(self, vectors: Vectors) -> Array:
         """Given that a request asks for harm, which principle it breaches; shape (n, principles), rows sum to 1."""
@@ -134,44 +119,20 @@ class HeldOut:
 def fit_heads(requests: RequestSet, request_vectors: Vectors, answers: AnswerSet, answer_vectors: Vectors) -> Heads:
     """Fit all heads on all exemplars; deterministic."""
     asks_harm = requests.harmful == 1
-    with _one_thread():
+    with one_thread():
         return Heads(
-            harm=LinearHead.of(_head(HARM_C).fit(request_vectors, requests.harmful)),
-            principle=LinearHead.of(_head(PRINCIPLE_C).fit(request_vectors[asks_harm], requests.principle[asks_harm])),
-            kind=LinearHead.of(_head(KIND_C).fit(answer_vectors, answers.kind)),
+            harm=KernelHead.fit(request_vectors, requests.harmful, HARM_SHARPNESS),
+            principle=KernelHead.fit(request_vectors[asks_harm], requests.principle[asks_harm], PRINCIPLE_SHARPNESS),
+            kind=KernelHead.fit(answer_vectors, answers.kind, KIND_SHARPNESS),
         )
 
 
 def held_out(requests: RequestSet, request_vectors: Vectors, answers: AnswerSet, answer_vectors: Vectors) -> HeldOut:
     """Score every exemplar by heads fitted on the other folds; folds are stratified and fixed."""
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
-    def predict(head: Any, vectors: Vectors, labels: Labels, method: str) -> Array:
-        smallest = int(np.bincount(labels).min())
-        folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=0)
-        scores: Array = cross_val_predict(head, vectors, labels, cv=folds, method=method)
-        return scores
-
-    with _one_thread():
-        return HeldOut(
-            predict(_head(HARM_C), request_vectors, requests.harmful, "decision_function"),
-            predict(_head(KIND_C), answer_vectors, answers.kind, "predict_proba"),
-        )
-
-
-def _one_thread() -> AbstractContextManager[Any]:
-    """Fits this small lose more to threads that wait for each other than they gain: on two busy cores 3.4 s of
-    processor time became 0.06 s with one."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    limits: AbstractContextManager[Any] = threadpool_limits(limits=1)
-    return limits
-
-
-def _head(inverse_penalty: float) -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=1000)
+    with one_thread():
+        harm = held_out_logits(request_vectors, requests.harmful, HARM_SHARPNESS)
+        kinds = held_out_logits(answer_vectors, answers.kind, KIND_SHARPNESS)
+    return HeldOut(harm[:, 1] - harm[:, 0], softmax(kinds))
 
 
 def cached_vectors(

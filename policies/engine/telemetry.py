@@ -28,6 +28,18 @@ class EngineMetrics:
         self.load_seconds = Gauge(
             "policy_engine_load_seconds", "Seconds from start to fitted heads", registry=self.registry
         )
+        self.judge = Counter(
+            "policy_engine_judge",
+            "Texts for the judge model, by what came of it: answered, or what kept the answer away",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.judge_budget_left = Gauge(
+            "policy_engine_judge_budget_left",
+            "What may still be spent on the judge today (UTC), where there is a limit",
+            ["unit"],
+            registry=self.registry,
+        )
 
     def judged(self, allow: bool, codes: list[str]) -> None:
         """Count one decision."""

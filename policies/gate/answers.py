@@ -33,6 +33,7 @@ class _Answer(BaseModel):
     allow: bool
     reasons: list[_Reason]
     lane: Literal["fast", "slow"]
+    human_review_required: bool
     revision: _Revision
 
 
@@ -70,6 +71,9 @@ def read_answer(
     if parsed.allow is bool(parsed.reasons):
         message = "The policy's answer contradicts itself: allow and its reasons disagree."
         return undecided(action, engine, POLICY_MALFORMED, message)
+    if parsed.human_review_required and parsed.lane != "slow":
+        message = "The policy's answer contradicts itself: a human reviews only in the slow lane."
+        return undecided(action, engine, POLICY_MALFORMED, message)
     # Engines order a set of records each in its own way.
     ordered = sorted(parsed.reasons, key=lambda reason: reason.code)
     reasons = tuple(GateReason(code=reason.code, message=reason.message) for reason in ordered)
@@ -79,6 +83,7 @@ def read_answer(
         conclusive=True,
         reasons=reasons if unreadable is None else (unreadable, *reasons),
         lane=parsed.lane,
+        human_review_required=parsed.human_review_required,
         bundle_revision=parsed.revision.bundle,
         data_revision=parsed.revision.data,
         engine=engine,

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import os
+import shutil
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from policies.gate.errors import BundleError
 from policies.gate.facts import FactsError, encode
+from policies.gate.overrides import merged
+
+__all__ = [
+    "CASES",
+    "REGO_ROOT",
+    "BundleError",
+    "PolicyBundle",
+    "bundle_archive",
+    "bundle_of",
+    "load_bundle",
+    "read_files",
+    "write_archive",
+    "write_bundle",
+]
 
 REGO_ROOT = Path(__file__).resolve().parent.parent / "rego"
 """Where the project's own policies lie; their data in the folder `data` beside them."""
+
+CASES = "cases.yaml"
+"""The case table of a folder of policies. It is no part of the bundle that engines load."""
 
 REVISION_KEY = "revision"
 """Key under which the data tells the policies which revisions are in force."""
 
 _TEST_SUFFIX = "_test.rego"
-_OPEN_TABLES = frozenset({"gpu_hours_used", "user_permissions"})
-
-
-class BundleError(ValueError):
-    """A bundle that cannot be loaded; says which file or key and what to do."""
+_LIVE_TABLES = frozenset({"gpu_hours_used", "resources", "user_permissions"})
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,11 @@ class PolicyBundle:
         """The data as an engine loads it: with the revisions in force, which every decision repeats."""
         return {**self.data, REVISION_KEY: {"bundle": self.bundle_revision, "data": self.data_revision}}
 
+    @property
+    def revision(self) -> str:
+        """Both revisions in one text, as OPA shows it for the bundle."""
+        return f"{self.bundle_revision}:{self.data_revision}"
+
     def with_data(self, overrides: Mapping[str, Any]) -> PolicyBundle:
         """The same policies over changed data: mappings are merged, anything else is replaced.
 
@@ -53,53 +75,155 @@ class PolicyBundle:
         Raises:
             BundleError: an override names a key that the data has not, or changes the kind of a value.
         """
-        merged = _merge(self.data, overrides, "")
-        return PolicyBundle(self.modules, _frozen(merged), self.bundle_revision, _digest_data(merged))
+        return self.over(merged(self.data, overrides))
+
+    def with_tables(self, tables: Mapping[str, Any]) -> PolicyBundle:
+        """The same policies over other tables of users and resources, each put whole in the old one's place.
+
+        An amount that nobody knows is null: the policies then find nothing available.
+
+        Raises:
+            BundleError: it is none of these tables, the data has not got it, or it is no mapping.
+        """
+        for name, table in tables.items():
+            if name not in _LIVE_TABLES or name not in self.data:
+                known = ", ".join(sorted(_LIVE_TABLES & self.data.keys()))
+                raise BundleError(f"policy data has no table {name} to be replaced; there are {known}")
+            if not isinstance(table, Mapping):
+                raise BundleError(f"policy data {name} is a mapping, not a {type(table).__name__}; give one")
+        return self.over({**self.data, **tables})
+
+    def over(self, data: Mapping[str, Any]) -> PolicyBundle:
+        """The same policies over any data, unchecked. For tests of policies; else `with_data` or `with_tables`."""
+        return PolicyBundle(self.modules, _frozen(data), self.bundle_revision, _digest_data(data))
 
 
 def load_bundle(root: Path = REGO_ROOT, overrides: Mapping[str, Any] | None = None) -> PolicyBundle:
-    """Read every `*.rego` below `root` but the tests, and every `data/*.json`, each an object merged at the top.
+    """The bundle of a folder, whose cases are not run: see `policies.gate.check` for one that is tested.
 
     Raises:
         BundleError: no policy there, a data file is no JSON object, two files hold the same key, or an override
             does not fit the data.
     """
-    modules = {
-        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
-        for path in sorted(root.rglob("*.rego"))
-        if not path.name.endswith(_TEST_SUFFIX)
-    }
+    return bundle_of(read_files(root), root, overrides)
+
+
+def read_files(root: Path = REGO_ROOT) -> dict[str, bytes]:
+    """What a bundle is made from, by relative path: each `*.rego` but the tests, each `data/*.json`, the case table.
+
+    Hidden files and folders are left out: where a folder is mounted, its former contents may lie in one.
+
+    Raises:
+        BundleError: a file cannot be read.
+    """
+    files: dict[str, bytes] = {}
+    try:
+        for path in sorted([*root.rglob("*.rego"), *(root / "data").glob("*.json"), *root.glob(CASES)]):
+            relative = path.relative_to(root)
+            if not path.name.endswith(_TEST_SUFFIX) and not any(part.startswith(".") for part in relative.parts):
+                files[relative.as_posix()] = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{root} cannot be read ({error}); check the folder and its permissions") from error
+    return files
+
+
+def bundle_of(files: Mapping[str, bytes], root: Path, overrides: Mapping[str, Any] | None = None) -> PolicyBundle:
+    """The bundle that `read_files(root)` found; raises `BundleError` as `load_bundle` does."""
+    modules = {name: _text(root / name, content) for name, content in files.items() if name.endswith(".rego")}
     if not modules:
         raise BundleError(f"no Rego policy below {root}; name the folder that holds the policies")
-    data = _read_data(root / "data")
+    data = _read_data({root / name: content for name, content in files.items() if name.endswith(".json")})
     bundle = PolicyBundle(MappingProxyType(modules), _frozen(data), _digest_modules(modules), _digest_data(data))
     return bundle.with_data(overrides) if overrides else bundle
 
 
+def bundle_archive(bundle: PolicyBundle) -> bytes:
+    """The bundle as OPA downloads it, a gzipped tar. The same bundle gives the same bytes.
+
+    It owns all of OPA's data (`roots`), so nothing else in the server can bring the policies other facts.
+    """
+    packed = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name, content in _contents(bundle).items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def write_archive(bundle: PolicyBundle, path: Path) -> None:
+    """Write `bundle_archive` to a file, at once: who reads `path` finds the old archive or the new one, whole.
+
+    Raises:
+        BundleError: it cannot be written there.
+    """
+    partial = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(bundle_archive(bundle))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise BundleError(f"the bundle cannot be written to {path} ({error}); name another file") from error
+
+
 def write_bundle(bundle: PolicyBundle, directory: Path) -> None:
-    """Write the bundle as a directory that OPA loads (`opa run --server --bundle DIRECTORY`).
+    """Write the bundle as a directory that OPA loads (`opa run --server --bundle DIRECTORY`), at once.
 
     The directory must be empty or absent, so that no policy of an older bundle stays behind.
 
     Raises:
-        BundleError: the directory holds something.
+        BundleError: the directory holds something, or it cannot be written.
     """
-    if directory.exists() and any(directory.iterdir()):
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BundleError(f"{directory} is not empty; name an empty directory for the bundle")
-    for name, source in bundle.modules.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(source, encoding="utf-8")
-    (directory / "data.json").write_text(encode(bundle.document) + os.linesep, encoding="utf-8")
-    manifest = {"revision": f"{bundle.bundle_revision}:{bundle.data_revision}", "rego_version": 1, "roots": [""]}
-    (directory / ".manifest").write_text(json.dumps(manifest), encoding="utf-8")
+    partial = _beside(directory)
+    try:
+        for name, content in _contents(bundle).items():
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        partial.rename(directory)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise BundleError(f"the bundle cannot be written to {directory} ({error}); name another directory") from error
 
 
-def _read_data(directory: Path) -> dict[str, Any]:
+def _contents(bundle: PolicyBundle) -> dict[str, bytes]:
+    """The files of a bundle as OPA reads it."""
+    manifest = {"revision": bundle.revision, "rego_version": 1, "roots": [""]}
+    modules = {name: source.encode() for name, source in sorted(bundle.modules.items())}
+    return {
+        ".manifest": json.dumps(manifest).encode(),
+        "data.json": encode(bundle.document).encode() + b"\n",
+        **modules,
+    }
+
+
+def _beside(path: Path) -> Path:
+    return path.absolute().with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _text(path: Path, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path} is no UTF-8 text ({error}); save it as one") from error
+
+
+def _read_data(files: Mapping[Path, bytes]) -> dict[str, Any]:
     data: dict[str, Any] = {}
-    for path in sorted(directory.glob("*.json")):
+    for path, content in files.items():
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(_text(path, content))
+        except BundleError:
+            raise
         except ValueError as error:
             raise BundleError(f"{path} is no JSON ({error}); mend the file") from error
         if not isinstance(document, dict):
@@ -108,34 +232,6 @@ def _read_data(directory: Path) -> dict[str, Any]:
             raise BundleError(f"{path} brings {', '.join(twice)} again; each key stands in one data file")
         data |= document
     return data
-
-
-def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any], place: str) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in overrides.items():
-        where = f"{place}.{key}" if place else key
-        if key not in base:
-            if place.partition(".")[0] not in _OPEN_TABLES:
-                near = get_close_matches(key, base.keys(), n=1)
-                raise BundleError(f"policy data has no {where}" + (f"; did you mean {near[0]}?" if near else ""))
-            merged[key] = value
-            continue
-        if _kind(base[key]) != _kind(value):
-            raise BundleError(f"policy data {where} is a {_kind(base[key])}, not a {_kind(value)}; give one")
-        merged[key] = _merge(base[key], value, where) if isinstance(value, Mapping) else value
-    return merged
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, Mapping):
-        return "mapping"
-    return "list" if isinstance(value, list | tuple) else type(value).__name__
 
 
 def _frozen(data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+# Before regopy, whose library carries a copy of RE2: loaded after it, the first `re2.compile` ends the process.
+import re2  # noqa: F401
 from regopy import Bundle, Interpreter, RegoError
 
 from models.decision import GateDecision

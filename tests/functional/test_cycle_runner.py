@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,8 +160,13 @@ async def test_a_cycle_runs_through_an_outage_of_the_policy_engine_to_its_decisi
     decided = [entry for entry in entries(system, "gate_decision") if entry["cycle_id"] == cycle_id]
     assert [entry["body"]["context"]["decision"]["allow"] for entry in decided] == [True, True, False]
     with bench.database.read() as connection:
-        used = examples.get(connection, [f"example-{number}" for number in range(12)])
-    assert {example.status.value for example in used.values()} == {"used"}
+        stored = examples.get(connection, [f"example-{number}" for number in range(12)])
+    # What no round made compliant is not trained on, and not tried again.
+    statuses = Counter(example.status.value for example in stored.values())
+    assert statuses == +Counter(
+        used=cycle.facts["training"]["examples"], excluded=12 - cycle.facts["training"]["examples"]
+    )
+    assert statuses["used"] == cycle.facts["revision"]["compliant"]
 
 
 async def test_the_slow_lane_waits_for_another_person_and_a_cancelled_job_ends(system: System, bench: Bench) -> None:

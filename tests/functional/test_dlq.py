@@ -39,6 +39,8 @@ DYING = """
 import asyncio, os, signal, sys
 from aiokafka import AIOKafkaProducer
 from app.cli import main
+# A job in the background is started with interrupts ignored, and hands that on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 moment = sys.argv.pop(1)
 begin, send, commit = (getattr(AIOKafkaProducer, name) for name in ("begin_transaction", "send", "commit_transaction"))
 begun = []

@@ -58,6 +58,7 @@ def main(specification: dict[str, Any], channel: JobChannel) -> dict[str, Any]:
         return finished
     prompts, from_events = _prompts(job)
     student = load_student(job.config.student)
+    channel.progress(gpus=student.gpus)
     total = 2 * len(prompts)
     loss_examples = _loss_examples(job, student)
     pad = int(student.tokenizer.pad_token_id)

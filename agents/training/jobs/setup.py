@@ -18,8 +18,15 @@ from agents.training.ml.generate import GenerationParams, GenerationRequest, Gen
 from app.store import Database
 from app.telemetry.logs import set_up_logging
 from models.evaluation_api import Evaluation
+from policies.clients.audit_client import AuditClient
+from policies.clients.audited import evaluate_audited
 from policies.clients.policy_client import PolicyEngineClient
+from policies.clients.spool import Spool
+from policies.clients.spooling import SpoolingAudit
 from policies.constitution import Constitution, load_constitution
+
+PATIENCE_S = 60.0
+"""How long verdicts may take, however short the setting: nobody waits at the other end, and the machine is busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,11 @@ class Student:
     device: torch.device
     config: StudentConfig
 
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it holds."""
+        return int(self.device.type == "cuda")
+
     def generator(self, model: Any | None = None) -> Generator:
         """A batched generator over this model, or over `model` with the same tokenizer."""
         return Generator(model or self.model, self.tokenizer, self.device, batch_size=self.config.batch_size)
@@ -100,26 +112,42 @@ def load_student(config: StudentConfig) -> Student:
 
 
 def judge(job: Job, items: Sequence[tuple[str, str, int]]) -> list[Evaluation]:
-    """The policy engine's verdicts on (prompt, answer, iteration), in order; raises `PolicyEngineUnavailable`."""
+    """The policy engine's verdicts on (prompt, answer, iteration), in order, each with an audit entry.
+
+    Raises `PolicyEngineUnavailable` where there is no verdict, or it could not be recorded: then it is asked again.
+    """
 
     async def ask() -> list[Evaluation]:
         engine = job.config.policy_engine
-        client = PolicyEngineClient(
-            engine.url,
-            job.config.constitutional_hash,
-            job.config.compliance_threshold,
-            token=engine.token,
-            timeout_s=max(engine.timeout_s, 60.0),
-        )
-        async with client:
-            return await client.evaluate_many(
-                [
-                    (answer, {"prompt": prompt, "iteration": iteration, "type": "training"})
-                    for prompt, answer, iteration in items
-                ],
+        async with evaluation_audit(job.config) as audit:
+            client = PolicyEngineClient(
+                engine.url,
+                job.config.constitutional_hash,
+                job.config.compliance_threshold,
+                token=engine.token,
+                timeout_s=max(engine.timeout_s, PATIENCE_S),
+                batch_timeout_s=max(engine.timeout_s, PATIENCE_S),
+                audit=audit.log,
+                digest_key=job.config.evaluation_audit.digest_key.encode(),
             )
+            context = {"type": "training", "cycle_id": job.cycle_id}
+            async with client:
+                return await evaluate_audited(
+                    client,
+                    [
+                        (answer, {"prompt": prompt, "iteration": iteration, **context})
+                        for prompt, answer, iteration in items
+                    ],
+                )
 
     return asyncio.run(ask())
+
+
+def evaluation_audit(config: CycleConfig) -> SpoolingAudit:
+    """Takes the entries of evaluations; use it as an asynchronous context manager."""
+    engine, audit = config.audit_engine, config.evaluation_audit
+    client = AuditClient(engine.url, engine.token, engine.timeout_s)
+    return SpoolingAudit(client, Spool(audit.spool, audit.spool_bytes), audit.digest_key.encode())
 
 
 def is_compliant(job: Job, verdict: Evaluation) -> bool:

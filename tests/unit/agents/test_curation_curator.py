@@ -5,36 +5,35 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from curation_model import PlainModel, key_of, stored
 from hypothesis import HealthCheck, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from agents.curation.curator import CuratedRecord, Curator
-from agents.curation.examples import example_id, to_example
-from agents.curation.triggers import CountTrigger
-from app.store import Database, cycles, examples
+from agents.curation import signature
+from agents.curation.curator import CuratedRecord, CurationRules, Curator
+from agents.curation.examples import to_example
+from agents.curation.triggers import AgeTrigger, CountTrigger, DriftTrigger, Triggers
+from app.store import Database, adherence, cycles, examples, outbox, switches
+from app.store.database import utc_now
 from app.store.tables import examples as examples_table
 from app.store.tables import pending_feedback
 from models.cycle import CycleState, TriggerType
-from models.event import Identity
-from models.example import Lineage
-
-NEVER = CountTrigger(min_examples=10_000, settle_s=0.0, cooldown_s=0.0)
+from models.example import ExampleStatus, Lineage
 
 
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    database.migrate()
-    yield database
-    database.close()
+def rules(min_examples: int, settle_s: float = 0.0, cooldown_s: float = 0.0, **others: Any) -> CurationRules:
+    triggers = Triggers(CountTrigger(min_examples, settle_s), cooldown_s=cooldown_s)
+    return CurationRules(**({"triggers": triggers} | others))
+
+
+NEVER = rules(10_000)
 
 
 def violation(event_id: str | None, service: str = "svc", **changes: Any) -> dict[str, Any]:
@@ -57,47 +56,6 @@ def review(name: str, target: str, verdict: str, service: str = "svc") -> dict[s
 
 def records(events: Sequence[dict[str, Any]]) -> list[CuratedRecord]:
     return [CuratedRecord(event, Lineage(topic="t", partition=0, offset=n)) for n, event in enumerate(events)]
-
-
-def key_of(event: dict[str, Any]) -> str:
-    return example_id(Identity(**event["routing_metadata"]["identity"]))
-
-
-@dataclass
-class PlainModel:
-    """The rules as one would tell them: an event is an example once; a review counts once, when its event is there."""
-
-    examples: dict[str, dict[str, Any]] = field(default_factory=dict)
-    reviews: dict[str, dict[str, Any]] = field(default_factory=dict)
-    applied: set[str] = field(default_factory=set)
-
-    def store(self, batch: Sequence[dict[str, Any]]) -> None:
-        for event in batch:
-            if event["event_classification"] == "human_feedback":
-                self.reviews.setdefault(key_of(event), event)
-            else:
-                base = 10 if event["event_classification"] == "constitutional_violation" else 5
-                fresh = {"event_id": event["event_id"], "priority": base, "status": "new"}
-                self.examples.setdefault(key_of(event), fresh)
-        for key, event in self.reviews.items():
-            targets = [one for one in self.examples.values() if one["event_id"] == event["target_event_id"]]
-            if key in self.applied or len(targets) != 1:
-                continue
-            self.applied.add(key)
-            if event["verdict"] == "approve":
-                targets[0]["status"] = "retired"
-            else:
-                targets[0]["priority"] += 20
-
-    def state(self) -> dict[str, tuple[str | None, int, str]]:
-        return {key: (one["event_id"], one["priority"], one["status"]) for key, one in self.examples.items()}
-
-
-def stored(database: Database) -> dict[str, tuple[str | None, int, str]]:
-    table = examples_table.c
-    with database.read() as connection:
-        rows = connection.execute(sa.select(table.example_id, table.event_id, table.priority, table.status)).all()
-    return {row.example_id: (row.event_id, row.priority, row.status) for row in rows}
 
 
 def empty(database: Database) -> None:
@@ -193,7 +151,7 @@ def test_an_event_without_its_classification_is_counted(database: Database) -> N
     bare = violation("e1")
     del bare["event_classification"]
     assert Curator(database, NEVER).store(records([bare])) == {"invalid": 1} | dict.fromkeys(
-        ("examples", "examples_known", "feedback", "feedback_applied"), 0
+        ("examples", "examples_known", "feedback", "feedback_applied", "evaluations"), 0
     )
 
 
@@ -220,7 +178,7 @@ def test_feedback_stored_beside_its_event_is_not_forgotten(postgres_url: str) ->
     database.migrate()
     curator = Curator(database, NEVER)
     with database.write() as connection:
-        examples.insert(connection, [to_example(violation("e1"), Lineage(topic="t", partition=0, offset=0), "now")])
+        examples.insert(connection, [to_example(violation("e1"), Lineage(topic="t", partition=0, offset=0), utc_now())])
         assert curator.store(records([review("r1", "e1", "reject")]))["feedback_applied"] == 0
     curator.open_due_cycles()
     assert stored(database) == {key_of(violation("e1")): ("e1", 30, "new")}
@@ -247,14 +205,15 @@ def test_reviews_that_two_workers_apply_at_once_all_count(database: Database) ->
 
 
 def test_a_cycle_opens_once_enough_examples_wait(database: Database) -> None:
-    curator = Curator(database, CountTrigger(min_examples=3, settle_s=0.0, cooldown_s=3600.0))
+    curator = Curator(database, rules(3, cooldown_s=3600.0))
     curator.store(records([violation(f"e{n}") for n in range(2)]))
     curator.store(records([violation(f"h{n}", domain="health") for n in range(2)]))
     assert curator.open_due_cycles() == []
     curator.store(records([violation("e2"), violation("e2")]))
     [cycle] = curator.open_due_cycles()
     assert (cycle.model_id, cycle.domain, cycle.trigger_type) == ("m", "default", TriggerType.COUNT)
-    assert (cycle.requested_by, cycle.facts) == ("curation", {"waiting_examples": 3})
+    assert cycle.requested_by == "curation"
+    assert cycle.facts["waiting_units"] == 3
     assert curator.open_due_cycles() == []  # it is open
     with database.write() as connection:
         cycles.transition(connection, cycle, CycleState.CANCELLED)
@@ -262,7 +221,7 @@ def test_a_cycle_opens_once_enough_examples_wait(database: Database) -> None:
 
 
 def test_a_burst_is_awaited(database: Database) -> None:
-    curator = Curator(database, CountTrigger(min_examples=2, settle_s=0.4, cooldown_s=0.0))
+    curator = Curator(database, rules(2, settle_s=0.4))
     curator.store(records([violation("e1"), violation("e2")]))
     stored_at = time.monotonic()
     while not (opened := curator.open_due_cycles()):
@@ -274,7 +233,7 @@ def test_a_burst_is_awaited(database: Database) -> None:
 
 def test_curators_side_by_side_open_one_cycle(database: Database) -> None:
     workers = 4
-    trigger = CountTrigger(min_examples=2, settle_s=0.0, cooldown_s=0.0)
+    trigger = rules(2)
     Curator(database, NEVER).store(records([violation(f"e{n}", model_id=f"m{n % 3}") for n in range(9)]))
     start = threading.Barrier(workers)
 
@@ -286,3 +245,125 @@ def test_curators_side_by_side_open_one_cycle(database: Database) -> None:
     with ThreadPoolExecutor(workers) as pool:
         opened = [model for models in pool.map(check, range(workers), timeout=60) for model in models]
     assert sorted(opened) == ["m0", "m1", "m2"]
+
+
+def evaluation(number: int, score: float, rate: float = 1.0, **changes: Any) -> dict[str, Any]:
+    event = violation(f"p{number}", event_classification="policy_evaluation", event_type="policy_evaluation")
+    event |= {"compliance_score": score, "violations": None}
+    event["routing_metadata"] |= {"sample_rate": rate}
+    return event | changes
+
+
+def delivered(events: Sequence[dict[str, Any]], topic: str = "policy-evaluations") -> list[CuratedRecord]:
+    return [CuratedRecord(event, Lineage(topic=topic, partition=0, offset=n)) for n, event in enumerate(events)]
+
+
+def test_a_subjects_examples_are_one_unit(database: Database) -> None:
+    curator = Curator(database, rules(3))
+    curator.store(records([violation(f"e{n}", subject_id="sub_a") for n in range(9)]))
+    curator.store(records([violation("e9")]))
+    assert curator.open_due_cycles() == []
+    curator.store(records([violation("e10", subject_id="sub_b")]))
+    [cycle] = curator.open_due_cycles()
+    assert cycle.facts["waiting_units"] == 3
+
+
+def test_the_oldest_example_opens_a_cycle_when_it_has_waited_long(database: Database) -> None:
+    patient = Triggers(CountTrigger(100, 0.0), AgeTrigger(2, 0.3))
+    curator = Curator(database, rules(1, triggers=patient))
+    curator.store(records([violation("e1")]))
+    started = time.monotonic()
+    while time.monotonic() < started + 0.4:
+        assert curator.open_due_cycles() == []  # too few, however old
+        time.sleep(0.05)
+    curator.store(records([violation("e2")]))
+    [cycle] = curator.open_due_cycles()
+    assert cycle.trigger_type is TriggerType.AGE
+    assert cycle.facts["oldest_s"] >= 0.3
+
+
+def test_falling_adherence_opens_a_cycle(database: Database) -> None:
+    watchful = Triggers(CountTrigger(100, 0.0), drift=DriftTrigger(2, 0.95, 30))
+    curator = Curator(database, rules(1, triggers=watchful, half_life=50.0))
+    curator.store(records([violation("e1"), violation("e2")]))
+    good = [evaluation(n, 0.99, 0.2) for n in range(40)]
+    assert curator.store(delivered(good))["evaluations"] == 40
+    assert curator.open_due_cycles() == []
+    bad = [*good, *(evaluation(40 + n, 0.5, 0.2) for n in range(10))]
+    # A redelivery of all of them counts the new ones alone.
+    assert curator.store(delivered(bad))["evaluations"] == 10
+    [cycle] = curator.open_due_cycles()
+    assert cycle.trigger_type is TriggerType.DRIFT
+    # Ten that stand for fifty, over two hundred before them, at a half-life of fifty.
+    assert cycle.facts["adherence"] == pytest.approx(0.5 * (1 - 0.5**4) / (1 - 0.5**5), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "adherent"),
+    [
+        ({}, True),
+        ({"compliance_score": 0.949}, False),
+        ({"violations": ["harm"], "event_classification": "constitutional_violation"}, False),
+        ({"event_type": "inference"}, None),  # of others the router keeps failures alone
+        ({"compliance_score": None}, None),
+        ({"compliance_score": True}, None),
+        ({"model_id": " "}, None),
+        ({"model_id": "m" * 500}, None),
+        ({"routing_metadata": {"identity": {"service": "s", "id": "i", "fingerprint": "f"}, "sample_rate": 0}}, None),
+    ],
+)
+def test_what_counts_as_adherent(database: Database, changes: dict[str, Any], adherent: bool | None) -> None:
+    Curator(database, NEVER).store(delivered([evaluation(1, 0.95) | changes]))
+    with database.read() as connection:
+        found = {key: estimate.mean for key, estimate in adherence.read(connection).items()}
+    assert found == ({} if adherent is None else {("m", "default"): float(adherent)})
+
+
+def test_nothing_opens_while_all_is_halted(database: Database) -> None:
+    curator = Curator(database, rules(1))
+    curator.store(records([violation("e1")]))
+    with database.write() as connection:
+        switches.halt(connection, changed_by="ann", comment="a leak")
+    assert curator.open_due_cycles() == []
+    with database.write() as connection:
+        switches.resume(connection, changed_by="ann")
+    assert curator.open_due_cycles() == []  # the audit engine does not know yet
+    with database.write() as connection:
+        outbox.mark_delivered(connection, [item.seq for item in outbox.pending(connection)])
+    assert len(curator.open_due_cycles()) == 1
+
+
+def test_a_signed_correction_is_a_target_and_a_forged_one_is_not(database: Database) -> None:
+    key = b"k" * 32
+    curator = Curator(database, rules(10, feedback_key=key))
+    curator.store(records([violation("e1"), violation("e2"), violation("e3")]))
+    signed, forged, changed = (
+        review(f"r{n}", f"e{n}", "correct") | {"corrected_response": f"better {n}"} for n in (1, 2, 3)
+    )
+    signed[signature.FIELD] = signature.sign(key, signed)
+    forged[signature.FIELD] = signature.sign(b"x" * 32, forged)
+    changed[signature.FIELD] = signature.sign(key, changed)
+    changed["corrected_response"] = "worse"
+    curator.store(records([signed, forged, changed]))
+    with database.read() as connection:
+        found = {one.event_id: one for one in examples.search(connection, examples.Filter())}
+    assert (found["e1"].corrected_response, found["e1"].correction_signed) == ("better 1", True)
+    assert all(found[name].corrected_response is None and not found[name].correction_signed for name in ("e2", "e3"))
+    assert {one.priority for one in found.values()} == {30}
+
+
+def test_text_beyond_its_retention_is_forgotten(database: Database) -> None:
+    curator = Curator(database, rules(10, text_retention_s=0.2))
+    curator.store(records([violation("e1")]))
+    assert curator.forget_old_text() == 0
+    time.sleep(0.25)
+    curator.store(records([violation("e2")]))
+    assert curator.forget_old_text() == 1
+    with database.read() as connection:
+        found = {one.event_id: one for one in examples.search(connection, examples.Filter())}
+    assert (found["e1"].status, found["e1"].prompt) == (ExampleStatus.FORGOTTEN, "")
+    assert (found["e2"].status, found["e2"].prompt) == (ExampleStatus.NEW, "question")
+    # Its event, told again, does not bring the text back.
+    curator.store(records([violation("e1")]))
+    with database.read() as connection:
+        assert examples.get(connection, [key_of(violation("e1"))])[key_of(violation("e1"))].prompt == ""

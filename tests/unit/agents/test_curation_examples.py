@@ -16,7 +16,6 @@ from agents.curation.examples import (
     to_feedback,
     violation_type,
 )
-from agents.curation.triggers import CountTrigger
 from models.event import Classification, Identity, Verdict
 from models.example import ExampleStatus, Lineage
 
@@ -200,20 +199,3 @@ def test_what_can_be_no_feedback(changes: dict[str, Any], reason: str) -> None:
 def test_what_a_review_changes(verdict: str, signed: bool, corrected: str | None, changes: dict[str, Any]) -> None:
     feedback = Feedback("f", "e", Verdict(verdict), corrected, "bob", signed)
     assert feedback_changes(feedback, 10) == changes
-
-
-@pytest.mark.parametrize(
-    ("waiting", "quiet_s", "since_cycle_s", "due"),
-    [
-        (9, 1000.0, None, False),
-        (10, 30.0, None, True),
-        (10, 29.9, None, False),  # a burst is taken whole
-        (19, 0.0, None, False),
-        (20, 0.0, None, True),  # a stream that never pauses is not kept waiting
-        (10, 30.0, 599.9, False),
-        (1000, 1000.0, 599.9, False),
-        (10, 30.0, 600.0, True),
-    ],
-)
-def test_when_a_cycle_is_due(waiting: int, quiet_s: float, since_cycle_s: float | None, due: bool) -> None:
-    assert CountTrigger(10, 30.0, 600.0).is_due(waiting, quiet_s, since_cycle_s) is due

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +20,15 @@ from agents.training.ml.accounting import (  # noqa: E402  # after the guard
     privacy_spent,
     solve_noise_multiplier,
 )
+from agents.training.planning import BudgetUsedUp, epsilon_target  # noqa: E402
+from app.settings import Settings  # noqa: E402
+from app.wiring import cycle_config  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
 DELTA = 1e-5
+PLD: dict[str, Any] = json.loads((Path(__file__).parents[2] / "data" / "pld_epsilons.json").read_text())
+"""Made by `tests/pld_epsilons.py`."""
 
 
 def gaussian_epsilon(noise_multiplier: float, delta: float) -> float:
@@ -46,6 +54,27 @@ def test_unsampled_steps_cost_what_the_exact_formula_says(noise: float) -> None:
     spent = privacy_spent([Phase(noise, 1.0, 4)], DELTA)
     assert spent.mechanism == "prv"
     assert exact <= spent.epsilon <= exact + 0.03  # an upper bound, within PRV's grid error
+
+
+@pytest.mark.parametrize("case", PLD["cases"], ids=lambda case: f"{len(case['history'])} of {case['epsilon']:.1f}")
+def test_another_accountant_agrees_within_two_percent(case: dict[str, Any]) -> None:
+    """Of another library and another kind: privacy loss distributions. Ours may be above it by its grid's error."""
+    found = epsilon_of([Phase(*phase) for phase in case["history"]], PLD["delta"])
+    assert found == pytest.approx(case["epsilon"], rel=0.02)
+
+
+def test_three_cycles_of_one_domain_end_within_its_targets_and_a_fourth_is_refused(tmp_path: Path) -> None:
+    history: list[Phase] = []
+    # The same histories that the other accountant was asked about: here they are solved for, one after the other.
+    for target, known in zip((4.0, 6.0, 8.0), PLD["cases"][:3], strict=True):
+        _, rate, steps = known["history"][-1]
+        noise = solve_noise_multiplier(history, rate, steps, target, DELTA)
+        assert noise == pytest.approx(known["history"][-1][0], abs=2e-3)
+        history.append(Phase(noise, rate, steps))
+        assert target - 0.05 < epsilon_of(history, DELTA) <= target
+        assert known["epsilon"] <= target
+    with pytest.raises(BudgetUsedUp, match="open a new cohort"):
+        epsilon_target(cycle_config(Settings(data_dir=tmp_path)), len(history))
 
 
 def test_subsampled_steps_cost_the_measured_value() -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request, Response
+from loopback import serving
 from prometheus_client import CollectorRegistry, generate_latest
 
 from agents.monitoring.agent import register, run_monitor
@@ -32,26 +30,6 @@ from policies.audit.store import AuditStore
 KEY = b"a key of the tests, 32 bytes long"
 HASH = "cdd01ef066bc6cf2"
 TOKEN = "a token"
-
-
-@contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """Serve on a free loopback port, in a thread; yields the base URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not server.started:
-        assert thread.is_alive(), "the service did not start"
-        assert time.monotonic() < deadline, "the service did not start in time"
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        listener.close()
 
 
 class Store:

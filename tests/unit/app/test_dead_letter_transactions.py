@@ -73,6 +73,29 @@ async def test_whoever_opens_a_writer_shuts_the_one_before_out(kafka: Desk) -> N
 
 
 @pytest.mark.kafka
+async def test_shut_out_between_two_records_of_a_batch_it_is_told_why(
+    kafka: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then the producer says of the second record no more than that no transaction is open."""
+    send = AIOKafkaProducer.send
+
+    async def send_and_see(producer: AIOKafkaProducer, *args: Any, **kwargs: Any) -> Any:
+        sent = await send(producer, *args, **kwargs)
+        await asyncio.wait([producer._sender.sender_task], timeout=20)
+        return sent
+
+    async with open_writer(kafka.settings) as first, open_writer(kafka.settings) as second:
+        with monkeypatch.context() as patched:
+            patched.setattr(AIOKafkaProducer, "send", send_and_see)
+            with pytest.raises(Fenced, match="taken over"):
+                await first.write([to_input(kafka, b"late"), to_input(kafka, b"late", 1)])
+        with pytest.raises(Fenced, match="taken over"):
+            await first.write([to_input(kafka, b"later")])
+        await second.write([to_input(kafka, b"second")])
+    assert await eventually(partial(mine, kafka), 1) == [b"second"]
+
+
+@pytest.mark.kafka
 async def test_a_run_that_is_taken_over_in_the_middle_handles_nothing_twice(
     kafka: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

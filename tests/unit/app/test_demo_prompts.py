@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 import otel
-import policies
 from app.demo.prompts import (
     EXPECTED,
     PII_KINDS,
@@ -28,9 +27,9 @@ from app.demo.prompts import (
     load_prompts,
     select,
 )
+from policies.constitution import load_constitution
 
 ROOT = Path(__file__).parents[3]
-CONSTITUTION = Path(policies.__file__).parent / "constitution" / "default.yaml"
 PII_TABLE = Path(otel.__file__).parent / "pii.yaml"
 VALID = {
     "id": "harm-fire-01",
@@ -137,10 +136,11 @@ def test_principles_are_those_of_the_constitution_and_its_exemplars_are_not_repe
     prompts: tuple[DemoPrompt, ...],
 ) -> None:
     """The policy engine learns from the exemplars: a prompt among them would flatter every figure."""
-    constitution = yaml.safe_load(CONSTITUTION.read_text("utf-8"))
-    assert [p["id"] for p in constitution["principles"]] == list(PRINCIPLES)
-    known = [words(text) for p in constitution["principles"] for texts in p["exemplars"].values() for text in texts]
-    known += [words(pair["prompt"]) for pair in constitution["benign"]]
+    constitution = load_constitution()
+    assert [principle.id for principle in constitution.principles] == list(PRINCIPLES)
+    exemplars = [principle.exemplars for principle in constitution.principles]
+    known = [words(text) for both in exemplars for text in (*both.violating, *both.lookalike)]
+    known += [words(pair.prompt) for pair in constitution.benign]
     assert len(known) > 100
     repeated = [p.prompt for p in prompts if any(jaccard(words(p.prompt), text) >= 0.8 for text in known)]
     assert repeated == []

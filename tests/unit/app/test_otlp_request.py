@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz_cases import field_of
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -154,6 +155,32 @@ def test_deep_json_is_400() -> None:
         body = b'{"kvlistValue":{"values":[{"key":"k","value":' * depth + b"{}" + b"}]}}" * depth
         whole = b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"body":' + body + b"}]}]}]}"
         assert rejected(whole, JSON, limits=OtlpLimits(max_body_bytes=10**6, max_decoded_bytes=10**6)).status == 400
+
+
+@pytest.mark.parametrize("depth", [60, 300, 3000])
+def test_deep_protobuf_is_400(depth: int) -> None:
+    value = field_of(1, b"x")
+    for _ in range(depth):
+        value = field_of(5, field_of(1, value))  # AnyValue.array_value.values
+    body = field_of(1, field_of(2, field_of(2, field_of(5, value))))
+    assert rejected(body, limits=OtlpLimits(max_body_bytes=10**6, max_decoded_bytes=10**6)).status == 400
+
+
+def test_ids_of_another_size_are_dropped_and_others_kept() -> None:
+    request = ExportLogsServiceRequest()
+    records = request.resource_logs.add().scope_logs.add().log_records
+    for trace, span in ((b"", b""), (b"t" * 16, b"s" * 8), (b"t" * 15, b"s" * 9), (b"somebody@example.com", b"s" * 8)):
+        records.add(trace_id=trace, span_id=span)
+    parsed = parse_export_request(request.SerializeToString(), PROTOBUF, None, LIMITS)
+    found = [(record.trace_id, record.span_id) for record in parsed.resource_logs[0].scope_logs[0].log_records]
+    assert found == [(b"", b""), (b"t" * 16, b"s" * 8), (b"", b""), (b"", b"s" * 8)]
+
+
+@pytest.mark.parametrize("name", ["traceId", "span_id"])
+def test_what_stands_for_an_id_is_not_quoted(name: str) -> None:
+    refusal = rejected(json.dumps(request_tree(**{name: "somebody@example.com"})).encode(), JSON)
+    assert name in refusal.message
+    assert "somebody" not in refusal.message
 
 
 @pytest.mark.parametrize(

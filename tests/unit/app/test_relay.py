@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,14 +17,6 @@ from hypothesis import strategies as st
 from app import relay as relay_module
 from app.relay import OutboxRelay, Undeliverable
 from app.store import Database, outbox
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    database.migrate()
-    yield database
-    database.close()
 
 
 class Receivers:
@@ -150,6 +142,10 @@ async def test_what_is_refused_for_good_is_passed_over(database: Database, caplo
     assert receivers.got == [name for name in names if name not in {"n0001", "n0003"}]
     assert waiting(database) == 0
     assert len([record for record in caplog.records if "refused" in record.getMessage()]) == 2
+    with database.read() as connection:
+        kept = outbox.refused(connection)
+    assert {reason for _, reason in kept} == {"422: no such field"}
+    assert len(kept) == 2, "what was never told is kept with the reason"
 
 
 async def test_it_goes_on_by_itself_once_the_receiver_is_back(

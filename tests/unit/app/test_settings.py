@@ -22,6 +22,7 @@ SECRETS = {
     "FLYWHEEL_POLICY_ENGINE__TOKEN": "hunter-policy",
     "FLYWHEEL_AUDIT_ENGINE__TOKEN": "hunter-audit",
     "FLYWHEEL_AUDIT_ENGINE__DIGEST_KEY": "hunter-audit-digest",
+    "FLYWHEEL_AUDIT_ENGINE__SIGNING_KEY": "hunter-audit-signing",
     "FLYWHEEL_PII__SUBJECT_KEY": "hunter-subject",
     "FLYWHEEL_CURATION__DIGEST_KEY": "hunter-curation",
     "FLYWHEEL_DATABASE__URL": "postgresql+psycopg://flywheel:hunter-db@db/flywheel",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,14 +12,6 @@ from app.store import Database, approvals, cycles, outbox
 from app.store.outbox import OutboxItem
 from app.store.tables import approvals as approvals_table
 from models.cycle import Cycle, CycleState, TriggerType
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    database.migrate()
-    yield database
-    database.close()
 
 
 def opened(connection: Connection) -> Cycle:
@@ -45,6 +36,17 @@ def planned(connection: Connection) -> Cycle:
 
 def decisions(connection: Connection) -> list[Any]:
     return list(connection.execute(sa.select(approvals_table)))
+
+
+def test_the_last_word_on_one_thing_is_not_the_last_word_on_another(database: Database) -> None:
+    with database.write() as connection:
+        text = planned(connection)
+        first = approvals.decide(connection, text, reviewer="bob", approved=True, comment="the text")
+        revising = cycles.transition(connection, text, CycleState.REVISING)
+        plan = cycles.transition(connection, revising, CycleState.AWAITING_APPROVAL, plan_digest="1" * 64)
+        second = approvals.decide(connection, plan, reviewer="carol", approved=False, comment="the plan")
+        found = [approvals.latest(connection, plan.cycle_id, digest) for digest in (None, "0" * 64, "1" * 64, "2" * 64)]
+    assert [row and row.approval_id for row in found] == [second, first, second, None]
 
 
 def test_an_approval_binds_to_the_plan_and_is_told(database: Database) -> None:

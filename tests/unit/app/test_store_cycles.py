@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -43,14 +42,6 @@ PLAN = TrainingPlan(
 )
 LEGAL = [(source, target) for source, targets in TRANSITIONS.items() for target in targets]
 ILLEGAL = [pair for pair in itertools.product(CycleState, CycleState) if pair not in LEGAL]
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    database.migrate()
-    yield database
-    database.close()
 
 
 def opened(connection: Connection, model_id: str = "m", requested_by: str = "alice") -> Cycle:

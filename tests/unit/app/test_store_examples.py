@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,14 +17,6 @@ from app.store.tables import pending_feedback
 from models.cycle import TriggerType
 from models.event import Classification, Identity
 from models.example import Example, ExampleStatus, Lineage
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    database.migrate()
-    yield database
-    database.close()
 
 
 def example(number: int, **changes: Any) -> Example:

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from ledger_parts import entry
 from sqlalchemy.engine import Connection
 
 from app.store import Database, budget, cycles, leases, ledger, outbox, progress
 from app.store.database import server_time
 from app.store.leases import FenceLost, Lease
+from app.store.tables import cohorts as cohorts_table
 from app.store.tables import leases as table
 from app.store.tables import ledger as ledger_table
 from models.cycle import Cycle, CycleState, TriggerType
-from models.privacy import LedgerEntry
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    database.migrate()
-    yield database
-    database.close()
 
 
 def taken(connection: Connection, holder: str, name: str = "domain:d", ttl_s: float = 60.0) -> Lease:
@@ -143,19 +134,10 @@ def opened(connection: Connection, model_id: str = "m", domain: str = "d") -> Cy
     return cycle
 
 
-def entry(cycle: Cycle, lease: Lease, **changes: Any) -> LedgerEntry:
-    values: dict[str, Any] = {
-        "domain": cycle.domain,
-        "cohort": 0,
-        "cycle_id": cycle.cycle_id,
-        "model_id": cycle.model_id,
-        "noise_multiplier": 1.0,
-        "sample_rate": 0.1,
-        "steps": 1,
-        "fence": lease.fence,
-        "created_at": "2026-01-01T00:00:00.000000Z",
-    }
-    return LedgerEntry(**(values | changes))
+def next_cohort(connection: Connection) -> None:
+    """As an operator opens one, but with cycles at work."""
+    row = {"domain": "d", "cohort": 1, "opened_by": "o", "comment": "c", "opened_at": "2026-01-01T00:00:00.000000Z"}
+    connection.execute(sa.insert(cohorts_table).values(**row))
 
 
 def test_a_reservation_is_told_in_its_transaction(database: Database) -> None:
@@ -230,6 +212,7 @@ def test_phases_join_equal_neighbours_in_the_order_spent(database: Database) -> 
                 connection, entry(cycle, lease, noise_multiplier=noise, sample_rate=rate, steps=steps), lease
             )
         ledger.reserve(connection, entry(other, lease, sample_rate=0.2, steps=5), lease)
+        next_cohort(connection)
         ledger.reserve(connection, entry(cycle, lease, cohort=1), lease)
         assert ledger.phases(connection, "d") == [
             (1.0, 0.1, 3),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -20,14 +19,6 @@ from app.store.tables import outbox as messages
 from models.audit import AuditEntry
 
 RATE, WINDOW, OUTAGE = "policy_evaluation.sample_rate", "dedup.window_s", "dedup.on_outage"
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    database.migrate()
-    yield database
-    database.close()
 
 
 def change(database: Database, name: str, value: Any, by: str = "alice", comment: str = "") -> Revision:

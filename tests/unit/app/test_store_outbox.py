@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-import pytest
 
 from app.store import Database, cursors, cycles, outbox, registry
 from app.store.outbox import AUDIT, KAFKA
 from models.cycle import TriggerType
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    database.migrate()
-    yield database
-    database.close()
 
 
 def test_messages_stand_in_the_order_written_until_delivered(database: Database) -> None:

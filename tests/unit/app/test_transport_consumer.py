@@ -12,10 +12,11 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.subscription_state import SubscriptionState
 from faust.exceptions import ImproperlyConfigured
+from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from app.transport import ChunkConsumer, ChunkTransport
-from app.transport.fetching import Fetched
+from app.transport.fetching import ChunkConsumerThread, Fetched
 
 FIRST, SECOND = TP("in", 0), TP("in", 1)
 
@@ -326,3 +327,35 @@ def test_another_reset_policy_is_refused() -> None:
     app = ChunkedApp("test", broker="kafka://nowhere", consumer_auto_offset_reset="latest")
     with pytest.raises(ImproperlyConfigured, match="earliest"):
         _ = app.consumer
+
+
+async def test_a_fetch_that_hands_its_cancellation_on_does_not_keep_the_thread_from_ending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seen once in a stop over a connection that had broken: the worker then waited for its thread for ever."""
+    closed = []
+
+    class Client:
+        async def close(self) -> None:
+            closed.append(True)
+
+    async def stop(_: Any) -> None:
+        fetch = asyncio.ensure_future(asyncio.sleep(60))
+        fetch.cancel()
+        await fetch
+
+    thread: Any = ChunkConsumerThread.__new__(ChunkConsumerThread)
+    thread._consumer = SimpleNamespace(_client=Client())
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "on_thread_stop", stop)
+    await thread.on_thread_stop()
+    assert closed == [True]
+
+    async def waits(_: Any) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "on_thread_stop", waits)
+    ours = asyncio.ensure_future(thread.on_thread_stop())
+    await asyncio.sleep(0)
+    ours.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ours

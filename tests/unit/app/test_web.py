@@ -71,7 +71,7 @@ async def test_statistics(worker: tuple[Settings, WorkerState]) -> None:
     assert shown["role"] == "curate"
     assert shown["version"] == __version__
     assert shown["curation"] == {"examples": 3, "no_prompt": 1}
-    assert shown["store"] == {"cycles": {"failed": 1}, "examples": {}, "outbox": 4}
+    assert shown["store"] == {"cycles": {"failed": 1}, "examples": {}, "outbox": 4, "outbox_refused": 0}
 
 
 async def test_metrics_in_both_formats(worker: tuple[Settings, WorkerState]) -> None:
@@ -88,6 +88,7 @@ async def test_metrics_in_both_formats(worker: tuple[Settings, WorkerState]) -> 
         assert samples["flywheel_curation_records_total", "examples"] == 3
         assert samples["flywheel_cycles", "failed"] == 1
         assert samples["flywheel_outbox_pending",] == 4
+        assert samples["flywheel_outbox_refused",] == 0
 
 
 async def test_health_tells_no_more_than_that(worker: tuple[Settings, WorkerState]) -> None:

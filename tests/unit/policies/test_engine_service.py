@@ -166,17 +166,18 @@ def test_a_wrong_hash_is_refused_and_both_are_named(service: Service) -> None:
     assert decision.violations == ["constitutional_hash_mismatch"]
     assert "0123456789abcdef" in decision.reason
     assert HASH in decision.reason
-    assert service.client.post("/api/v1/validate", json=body).json() == {
-        "valid": False,
-        "compliance_score": 0.0,
-        "hash_match": False,
-    }
+    validation = service.client.post("/api/v1/validate", json=body).json()
+    assert (validation["valid"], validation["compliance_score"], validation["hash_match"]) == (False, 0.0, False)
+    assert validation["reason"] == decision.reason
 
 
 def test_validate(service: Service) -> None:
     good = service.client.post("/api/v1/validate", json=_body(BAKED, CAKE)).json()
     assert good["valid"]
     assert good["hash_match"]
+    assert good["constitution_digest"] == load_constitution().digest
+    recent = service.client.get("/api/v1/metrics").json()["recent_evaluations"]
+    assert recent[-1]["id"] == good["decision_id"]
     bad = service.client.post("/api/v1/validate", json=_body(GIVEN, BOMB)).json()
     assert not bad["valid"]
     assert bad["hash_match"]
@@ -346,7 +347,7 @@ def test_the_embedding_cache_is_used_and_a_damaged_one_is_replaced(
     cache_dir: Path, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     from policies.engine import exemplars
-    from policies.engine.embedding import Vectors
+    from policies.engine.embedding import LAYERS, Vectors
 
     constitution = load_constitution()
     requests, answers = exemplars.request_set(constitution), exemplars.answer_set(constitution)
@@ -360,7 +361,7 @@ def test_the_embedding_cache_is_used_and_a_damaged_one_is_replaced(
         return np.ones((len(texts), 4), dtype=np.float32)
 
     arguments = (encode, requests, answers, constitution.digest)
-    assert exemplars.cached_vectors(*arguments, name, cache_dir)[0].shape == (len(requests.texts), 768)
+    assert exemplars.cached_vectors(*arguments, name, cache_dir)[0].shape == (len(requests.texts), 384 * len(LAYERS))
     assert calls == []
     own = cache_dir / "own"
     exemplars.cached_vectors(*arguments, name, own)

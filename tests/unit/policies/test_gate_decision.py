@@ -66,7 +66,14 @@ def test_only_approval_missing_means_needs_approval() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"allow": True}, {"reasons": ()}, {"allow": True, "reasons": (), "conclusive": False}, {"data_revision": None}],
+    [
+        {"allow": True},
+        {"reasons": ()},
+        {"allow": True, "reasons": (), "conclusive": False},
+        {"data_revision": None},
+        {"human_review_required": True, "lane": "fast"},
+        {"human_review_required": True, "conclusive": False},
+    ],
 )
 def test_contradictory_decisions_cannot_be_made(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
@@ -74,5 +81,5 @@ def test_contradictory_decisions_cannot_be_made(changes: dict[str, Any]) -> None
 
 
 def test_decisions_survive_json() -> None:
-    made = decision()
+    made = decision(human_review_required=True)
     assert GateDecision.model_validate_json(made.model_dump_json()) == made

@@ -6,12 +6,11 @@ import asyncio
 import copy
 import json
 import threading
-from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from http_double import http, serving
 
 from models.decision import GateDecision
 from policies.gate import OpaConfig, OpaEngine, PolicyEngine, RegopyEngine, load_bundle
@@ -30,61 +29,18 @@ FACTS: dict[str, Any] = {
     "audit": AUDIT,
 }
 REFUSED = {"code": "rollback_target", "message": "No."}
-ANSWER = {"allow": True, "reasons": [], "lane": "fast", "revision": {"bundle": "b1", "data": "d1"}}
-
-Reply = Callable[[bytes], bytes | None]
+ANSWER = {
+    "allow": True,
+    "reasons": [],
+    "lane": "fast",
+    "human_review_required": False,
+    "revision": {"bundle": "b1", "data": "d1"},
+}
 
 
 @pytest.fixture(scope="module")
 def regopy_engine() -> RegopyEngine:
     return RegopyEngine(load_bundle())
-
-
-def http(status: int, body: Any) -> bytes:
-    text = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return b"HTTP/1.1 %d Status\r\nContent-Length: %d\r\n\r\n%s" % (status, len(text), text)
-
-
-class Server:
-    """A real HTTP server whose replies a test writes byte by byte; None never answers."""
-
-    def __init__(self, reply: Reply) -> None:
-        self.reply = reply
-        self.requests: list[bytes] = []
-        self.asked = asyncio.Event()
-        self.connections = 0
-        self.url = ""
-
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:")
-                body = await reader.readexactly(length)
-                self.requests.append(head + body)
-                self.asked.set()
-                answer = self.reply(body)
-                if answer is None:
-                    await asyncio.Event().wait()
-                else:
-                    writer.write(answer)
-                    await writer.drain()
-        except asyncio.IncompleteReadError:
-            pass
-        finally:
-            writer.close()
-
-
-@asynccontextmanager
-async def serving(reply: Reply) -> AsyncIterator[Server]:
-    server = Server(reply)
-    listener = await asyncio.start_server(server.handle, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    try:
-        yield server
-    finally:
-        listener.close()
 
 
 async def decide_once(config: OpaConfig) -> GateDecision:
@@ -236,6 +192,9 @@ async def test_opa_error_status(status: int) -> None:
         {"result": {**ANSWER, "allow": "true"}},
         {"result": {**ANSWER, "allow": 1}},
         {"result": {**ANSWER, "lane": "express"}},
+        {"result": {**ANSWER, "human_review_required": None}},
+        {"result": {**ANSWER, "human_review_required": True}},
+        {"result": {name: part for name, part in ANSWER.items() if name != "human_review_required"}},
         {"result": {**ANSWER, "reasons": None}},
         {"result": {**ANSWER, "reasons": [{"code": "x"}], "allow": False}},
         {"result": {**ANSWER, "reasons": [REFUSED]}},

@@ -1,20 +1,13 @@
 package acgs.nemo.constitutional
 
 # METADATA
-# title: A human must approve uses of event text that do not go the fast lane
-asks_for_approval if {
-	uses_event_text
-	lane == "slow"
-}
-
-# METADATA
 # title: The requester is named
 requester_named if is_text(input.approval.requested_by)
 
 # METADATA
 # title: Reason requester_named
 reasons contains reason if {
-	asks_for_approval
+	human_review_required
 	not requester_named
 	reason := {
 		"code": "requester_named",
@@ -29,7 +22,7 @@ plan_digest if is_text(input.approval.plan_digest)
 # METADATA
 # title: Reason plan_digest
 reasons contains reason if {
-	asks_for_approval
+	human_review_required
 	not plan_digest
 	reason := {
 		"code": "plan_digest",
@@ -44,7 +37,7 @@ approval_reviewer_assigned if input.approval.human_reviewer_assigned == true
 # METADATA
 # title: Reason approval_reviewer_assigned
 reasons contains reason if {
-	asks_for_approval
+	human_review_required
 	not approval_reviewer_assigned
 	reason := {
 		"code": "approval_reviewer_assigned",
@@ -59,7 +52,7 @@ approval_granted if input.approval.approved == true
 # METADATA
 # title: Reason approval_granted
 reasons contains reason if {
-	asks_for_approval
+	human_review_required
 	not approval_granted
 	reason := {
 		"code": "approval_granted",
@@ -81,7 +74,7 @@ approval_independent if {
 # METADATA
 # title: Reason approval_independent
 reasons contains reason if {
-	asks_for_approval
+	human_review_required
 	not approval_independent
 	reason := {
 		"code": "approval_independent",
@@ -99,7 +92,7 @@ approval_current if {
 # METADATA
 # title: Reason approval_current
 reasons contains reason if {
-	asks_for_approval
+	human_review_required
 	not approval_current
 	reason := {
 		"code": "approval_current",

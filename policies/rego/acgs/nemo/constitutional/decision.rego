@@ -9,13 +9,16 @@ package acgs.nemo.constitutional
 
 # METADATA
 # title: The decision
-# description: Always defined. The reasons are in no order that engines agree on.
+# description: >-
+#   Undefined, which permits nothing, where the data does not declare the revisions in force. The reasons are in no
+#   order that engines agree on.
 # entrypoint: true
 decision := {
 	"allow": allow,
 	"reasons": [reason | some reason in reasons],
 	"lane": lane,
-	"revision": revision,
+	"human_review_required": human_review_required,
+	"revision": data.revision,
 }
 
 # METADATA
@@ -23,11 +26,8 @@ decision := {
 default allow := false
 
 # METADATA
-# title: A known action with every requirement proven
-allow if {
-	known_action
-	count(reasons) == 0
-}
+# title: Every requirement is proven
+allow if count(reasons) == 0
 
 # METADATA
 # title: The actions that this policy decides
@@ -68,9 +68,12 @@ lane := "fast" if {
 }
 
 # METADATA
-# title: The revision where the data declares none
-default revision := null
+# title: No human needs to review what uses no event text, or goes the fast lane
+default human_review_required := false
 
 # METADATA
-# title: Digests of the policies and of the data in force, as the bundle declares them
-revision := data.revision
+# title: A human must review uses of event text that do not go the fast lane
+human_review_required if {
+	uses_event_text
+	lane == "slow"
+}

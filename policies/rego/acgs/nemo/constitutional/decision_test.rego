@@ -3,12 +3,13 @@ package acgs.nemo.constitutional_test
 import data.acgs.nemo.constitutional
 
 test_unknown_action_is_refused if {
-	constitutional.decision == {
+	decision_on({"action": "model_deletion"}) == {
 		"allow": false,
 		"reasons": [{"code": "action_known", "message": "The action must be one that this policy decides."}],
 		"lane": "slow",
-		"revision": null,
-	} with input as {"action": "model_deletion"}
+		"human_review_required": false,
+		"revision": revision_in_force,
+	}
 }
 
 test_missing_action_is_refused if {
@@ -28,14 +29,15 @@ test_input_that_is_not_an_object_is_refused if {
 }
 
 test_missing_input_is_refused if {
-	not constitutional.decision.allow
+	decision := constitutional.decision with data.revision as revision_in_force
+	not decision.allow
 }
 
 common_codes := {"constitutional_hash", "audit_enabled", "audit_trail", "audit_hash", "audit_retention"}
 
 test_empty_facts_prove_nothing if {
 	every action in {"model_inference", "model_fine_tuning", "teacher_export", "model_promotion", "model_rollback"} {
-		decision := constitutional.decision with input as {"action": action}
+		decision := decision_on({"action": action})
 		not decision.allow
 		common_codes - {reason.code | some reason in decision.reasons} == set()
 		count(decision.reasons) > count(common_codes)
@@ -45,13 +47,14 @@ test_empty_facts_prove_nothing if {
 test_only_uses_of_event_text_ask_for_approval if {
 	every action in {"model_fine_tuning", "teacher_export"} {
 		every_approval_code - unproven({"action": action}) == set()
+		decision_on({"action": action}).human_review_required
 	}
 	every action in {"model_inference", "model_promotion", "model_rollback"} {
 		every_approval_code & unproven({"action": action}) == set()
+		not decision_on({"action": action}).human_review_required
 	}
 }
 
-test_revision_comes_from_the_bundle if {
-	revision := {"bundle": "b1", "data": "d1"}
-	constitutional.decision.revision == revision with input as {} with data.revision as revision
+test_no_decision_without_a_revision if {
+	not constitutional.decision with input as watch_facts
 }

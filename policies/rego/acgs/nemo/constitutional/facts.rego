@@ -1,5 +1,8 @@
 package acgs.nemo.constitutional
 
+# Engines order a number and what is none each in their own way, but put nothing else between two numbers. So a value
+# with one bound must be shown to be a number, and a bound always.
+
 # METADATA
 # title: A text with something in it
 is_text(value) if {
@@ -9,7 +12,6 @@ is_text(value) if {
 
 # METADATA
 # title: A number of at least the bound
-# description: Rego orders values of unlike types (a text is above every number), so both must be numbers.
 at_least(value, bound) if {
 	is_number(value)
 	is_number(bound)
@@ -25,33 +27,35 @@ at_most(value, bound) if {
 }
 
 # METADATA
-# title: A number below the bound
-below(value, bound) if {
-	is_number(value)
+# title: A share of the whole, of at least the bound and at most 1
+share_at_least(value, bound) if {
 	is_number(bound)
-	value < bound
+	value >= bound
+	value <= 1
 }
 
 # METADATA
-# title: A share of the whole (0 to 1) of at least the bound
-share_at_least(value, bound) if {
-	at_least(value, bound)
-	at_least(value, 0)
-	at_most(value, 1)
+# title: A share of the whole, of at least nought and below the bound
+share_below(value, bound) if {
+	is_number(bound)
+	value >= 0
+	value < bound
 }
 
 # METADATA
 # title: A positive number of at most the bound
 positive_at_most(value, bound) if {
-	below(0, value)
-	at_most(value, bound)
+	is_number(bound)
+	value > 0
+	value <= bound
 }
 
 # METADATA
 # title: A number from nought up to the bound
 amount_within(value, bound) if {
-	at_least(value, 0)
-	at_most(value, bound)
+	is_number(bound)
+	value >= 0
+	value <= bound
 }
 
 # METADATA

@@ -16,7 +16,7 @@ test_only_numbers_compare if {
 	every value in unlike_numbers {
 		not constitutional.at_least(value, 1)
 		not constitutional.at_most(value, 10)
-		not constitutional.below(value, 10)
+		not constitutional.share_below(value, 10)
 		not constitutional.share_at_least(value, 0)
 		not constitutional.positive_at_most(value, 10)
 		not constitutional.amount_within(value, 10)
@@ -27,7 +27,7 @@ test_only_numbers_bound if {
 	every bound in unlike_numbers {
 		not constitutional.at_least(1, bound)
 		not constitutional.at_most(1, bound)
-		not constitutional.below(1, bound)
+		not constitutional.share_below(1, bound)
 		not constitutional.share_at_least(1, bound)
 		not constitutional.positive_at_most(1, bound)
 		not constitutional.amount_within(1, bound)
@@ -37,14 +37,15 @@ test_only_numbers_bound if {
 test_bounds_are_inclusive_but_below if {
 	constitutional.at_least(3, 3)
 	constitutional.at_most(3, 3)
-	not constitutional.below(3, 3)
-	constitutional.below(2.999, 3)
+	not constitutional.share_below(0.9, 0.9)
+	constitutional.share_below(0.8999, 0.9)
+	constitutional.share_below(0, 0.9)
+	not constitutional.share_below(-0.1, 0.9)
 }
 
 test_a_share_is_at_most_one if {
 	constitutional.share_at_least(1, 0.9)
 	not constitutional.share_at_least(1.001, 0.9)
-	not constitutional.share_at_least(-0.1, -1)
 }
 
 test_positive_excludes_nought if {

@@ -65,10 +65,7 @@ reasons contains reason if {
 # METADATA
 # title: A base model that is named stands in the registry
 # description: The name is optional, but one that is not in the registry contradicts the approval.
-base_model_registered if {
-	is_array(data.model_registry)
-	input.model.base_model in data.model_registry
-}
+base_model_registered if input.model.base_model in data.model_registry
 
 # METADATA
 # title: No base model is named

@@ -26,6 +26,16 @@ approval := {
 }
 
 # METADATA
+# title: Revisions as a bundle declares them
+revision_in_force := {"bundle": "b1", "data": "d1"}
+
+# METADATA
+# title: The decision on the facts
+decision_on(facts) := decision if {
+	decision := constitutional.decision with input as facts with data.revision as revision_in_force
+}
+
+# METADATA
 # title: Codes of the requirements that the facts leave unproven
 unproven(facts) := codes if {
 	reasons := constitutional.reasons with input as facts

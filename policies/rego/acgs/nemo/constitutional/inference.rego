@@ -31,47 +31,6 @@ reasons contains reason if {
 }
 
 # METADATA
-# title: Every reported violation can be read
-violations_readable if {
-	is_array(input.content.violations)
-	every violation in input.content.violations {
-		is_text(violation_code(violation))
-	}
-}
-
-# METADATA
-# title: Reason violations_readable
-reasons contains reason if {
-	input.action == "model_inference"
-	not violations_readable
-	reason := {
-		"code": "violations_readable",
-		"message": "The content's violations must be a list of codes, or of records with type and severity.",
-	}
-}
-
-# METADATA
-# title: No reported violation is severe
-no_severe_violation if {
-	is_array(input.content.violations)
-	is_array(data.high_severity_codes)
-	every violation in input.content.violations {
-		is_mild(violation)
-	}
-}
-
-# METADATA
-# title: Reason no_severe_violation
-reasons contains reason if {
-	input.action == "model_inference"
-	not no_severe_violation
-	reason := {
-		"code": "no_severe_violation",
-		"message": "The content must hold no violation of high severity.",
-	}
-}
-
-# METADATA
 # title: The user is known
 user_permitted if is_object(permission)
 
@@ -171,39 +130,10 @@ reasons contains reason if {
 
 # METADATA
 # title: What the user may use
+# description: A blank name is nobody's, whatever the permissions hold.
 permission := data.user_permissions[input.user.id] if is_text(input.user.id)
 
 # METADATA
 # title: GPU hours the user has used this month
 # description: The ledger lists only users who used any; without a ledger the use is unknown.
-gpu_hours_used := object.get(data.gpu_hours_used, input.user.id, 0) if {
-	is_object(data.gpu_hours_used)
-	is_text(input.user.id)
-}
-
-# METADATA
-# title: Code of a violation reported as a text
-violation_code(violation) := lower(violation) if is_string(violation)
-
-# METADATA
-# title: Code of a violation reported as a record
-violation_code(violation) := lower(violation.type) if {
-	is_object(violation)
-	is_string(violation.type)
-}
-
-# METADATA
-# title: A violation given by its code alone, which is not a severe one
-is_mild(violation) if {
-	is_string(violation)
-	not violation_code(violation) in data.high_severity_codes
-}
-
-# METADATA
-# title: A violation whose code is not a severe one and whose severity is stated as mild
-is_mild(violation) if {
-	is_object(violation)
-	is_text(violation_code(violation))
-	not violation_code(violation) in data.high_severity_codes
-	violation.severity in {"low", "medium"}
-}
+gpu_hours_used := object.get(data.gpu_hours_used, input.user.id, 0) if is_object(data.gpu_hours_used)

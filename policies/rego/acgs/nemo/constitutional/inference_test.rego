@@ -1,7 +1,5 @@
 package acgs.nemo.constitutional_test
 
-import data.acgs.nemo.constitutional
-
 inference_facts := object.union(common_facts, {
 	"action": "model_inference",
 	"model": {"compliance_score": 0.97, "risk_level": "medium"},
@@ -14,6 +12,7 @@ inference_facts := object.union(common_facts, {
 permissions := {
 	"analyst-1": {"gpu_hours_monthly": 10, "max_risk_level": "medium"},
 	"analyst-2": {"gpu_hours_monthly": "much", "max_risk_level": "severe"},
+	"": {"gpu_hours_monthly": 10, "max_risk_level": "medium"},
 }
 
 refused_inference(path, value) := codes if {
@@ -22,9 +21,10 @@ refused_inference(path, value) := codes if {
 }
 
 test_inference_allowed if {
-	decision := constitutional.decision with input as inference_facts with data.user_permissions as permissions
+	decision := decision_on(inference_facts) with data.user_permissions as permissions
 	decision.allow
 	decision.lane == "fast"
+	not decision.human_review_required
 }
 
 test_inference_compliance if {
@@ -38,40 +38,22 @@ test_inference_safety if {
 	refused_inference("/request/safety_validated", "yes") == {"request_safety"}
 }
 
-test_severe_violations_refuse if {
-	every code in ["harmful_content", "bias_detected", "privacy_violation", "Harmful_Content"] {
-		refused_inference("/content/violations", [code]) == {"no_severe_violation"}
-		refused_inference("/content/violations", [{"type": code, "severity": "low"}]) == {"no_severe_violation"}
-	}
-	refused_inference("/content/violations", ["tone", {"type": "tone", "severity": "high"}]) == {"no_severe_violation"}
-	refused_inference("/content/violations", [{"type": "tone"}]) == {"no_severe_violation"}
-}
-
-test_mild_violations_pass if {
-	refused_inference("/content/violations", ["tone", {"type": "verbosity", "severity": "low"}]) == set()
-}
-
-test_unreadable_violations_refuse if {
-	refused_inference("/content/violations", null) == {"violations_readable", "no_severe_violation"}
-	refused_inference("/content/violations", {"a": "tone"}) == {"violations_readable", "no_severe_violation"}
-	refused_inference("/content/violations", [3]) == {"violations_readable", "no_severe_violation"}
-	refused_inference("/content/violations", [""]) == {"violations_readable"}
-}
-
-test_missing_list_of_severe_codes_refuses if {
-	codes := unproven(inference_facts) with data.user_permissions as permissions with data.high_severity_codes as null
-	codes == {"no_severe_violation"}
-}
-
 test_unknown_user if {
 	refused_inference("/user/id", "stranger") == {"user_permitted", "gpu_quota", "risk_permitted"}
 	refused_inference("/user/id", 7) == {"user_permitted", "gpu_quota", "risk_permitted"}
+	refused_inference("/user/id", "") == {"user_permitted", "gpu_quota", "risk_permitted"}
 	refused_inference("/user/id", "analyst-2") == {"gpu_quota", "risk_permitted"}
 }
 
 test_user_group if {
 	refused_inference("/user/groups", ["staff"]) == {"user_group"}
 	refused_inference("/user/groups", {"g": "constitutional-ai-users"}) == {"user_group"}
+}
+
+test_no_group_that_may_ask if {
+	blank := object.union(inference_facts, {"user": {"groups": [""]}})
+	codes := unproven(blank) with data.user_permissions as permissions with data.inference_group as ""
+	codes == {"user_group"}
 }
 
 test_gpu_quota if {
@@ -100,4 +82,10 @@ test_resources if {
 	refused_inference("/resources/requested_gpus", 101) == {"gpus_available"}
 	refused_inference("/resources/memory_gb", 800) == set()
 	refused_inference("/resources/memory_gb", 800.5) == {"memory_available"}
+}
+
+test_unknown_resources_are_not_available if {
+	codes := unproven(inference_facts) with data.user_permissions as permissions
+		with data.resources as {"available_gpus": null, "available_memory_gb": null}
+	codes == {"gpus_available", "memory_available"}
 }

@@ -1,7 +1,5 @@
 package acgs.nemo.constitutional_test
 
-import data.acgs.nemo.constitutional
-
 promotion_facts := object.union(common_facts, {
 	"action": "model_promotion",
 	"evaluation": {
@@ -20,7 +18,7 @@ promotion_facts := object.union(common_facts, {
 refused_promotion(path, value) := unproven_with(promotion_facts, path, value)
 
 test_promotion_allowed if {
-	decision := constitutional.decision with input as promotion_facts
+	decision := decision_on(promotion_facts)
 	decision.allow
 	decision.lane == "fast"
 }

@@ -4,8 +4,7 @@ package acgs.nemo.constitutional
 # title: The watch measured adherence below its bound, on enough evaluations
 rollback_grounds if {
 	input.rollback.trigger == "watch"
-	at_least(input.rollback.adherence, 0)
-	below(input.rollback.adherence, data.bounds.watch_adherence)
+	share_below(input.rollback.adherence, data.bounds.watch_adherence)
 	at_least(input.rollback.n_evaluations, data.bounds.watch_min_evaluations)
 }
 

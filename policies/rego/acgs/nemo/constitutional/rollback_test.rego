@@ -1,7 +1,5 @@
 package acgs.nemo.constitutional_test
 
-import data.acgs.nemo.constitutional
-
 watch_facts := object.union(common_facts, {
 	"action": "model_rollback",
 	"rollback": {
@@ -25,7 +23,7 @@ manual_facts := object.union(common_facts, {
 
 test_rollback_allowed if {
 	every facts in [watch_facts, manual_facts] {
-		decision := constitutional.decision with input as facts
+		decision := decision_on(facts)
 		decision.allow
 		decision.lane == "fast"
 	}

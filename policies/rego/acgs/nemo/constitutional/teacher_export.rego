@@ -19,7 +19,6 @@ reasons contains reason if {
 # title: The endpoint is one that the operator registered
 teacher_registered if {
 	is_text(input.teacher.endpoint)
-	is_array(data.teacher_endpoints)
 	input.teacher.endpoint in data.teacher_endpoints
 }
 

@@ -1,7 +1,5 @@
 package acgs.nemo.constitutional_test
 
-import data.acgs.nemo.constitutional
-
 export_facts := object.union(common_facts, {
 	"action": "teacher_export",
 	"teacher": {"opted_in": true, "endpoint": "https://teacher.example/v1"},
@@ -14,10 +12,11 @@ refused_export(path, value) := codes if {
 }
 
 test_export_allowed_in_the_slow_lane if {
-	decision := constitutional.decision with input as export_facts
+	decision := decision_on(export_facts)
 		with data.teacher_endpoints as ["https://teacher.example/v1"]
 	decision.allow
 	decision.lane == "slow"
+	decision.human_review_required
 }
 
 test_no_endpoint_is_registered_by_default if {
