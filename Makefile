@@ -13,7 +13,8 @@ export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-full up test bench bench-policies bench-pii bench-revision otel lint types format venv constraints
+.PHONY: help demo demo-full up test bench bench-policies bench-pii bench-revision bench-training otel capacity lint \
+  types format venv constraints
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +38,7 @@ test: ## all tests (ARGS='tests/unit -k name' for some; FLYWHEEL_REQUIRE_ALL=1 m
 	@docker/install/system.sh test
 	@docker/install/python.sh $(VENV) engine train embedded test
 	FLYWHEEL_OPA=$$(docker/install/opa.sh) FLYWHEEL_OTELCOL=$$(docker/install/collector.sh) \
+	  FLYWHEEL_TEST_KUSTOMIZE=$$(docker/install/kustomize.sh) FLYWHEEL_TEST_COMPOSE=$$(docker/install/compose.sh) \
 	  $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 bench: ## what routing costs, beside other ways to do it: a table, and var/bench/routing.json (ARGS=--help)
@@ -58,15 +60,23 @@ bench-pii: ## what finding personal data costs and how well it is done: var/benc
 	@docker/install/python.sh $(VENV) engine train embedded test
 	FLYWHEEL_OTELCOL=$$(docker/install/collector.sh --cached) PYTHONPATH=tests $(BIN)/python -m benchmarks.pii $(ARGS)
 
+bench-training: ## what private training costs: var/bench/training.json (ARGS=--help)
+	@docker/install/system.sh test
+	@docker/install/python.sh $(VENV) engine train embedded test
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.training $(ARGS)
+
 bench-revision: ## what critique and revision reach and cost: var/bench/revision.json (ARGS=--help)
 	@docker/install/system.sh test
 	@docker/install/python.sh $(VENV) engine train embedded test
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.revision $(ARGS)
 
+capacity: venv ## what a load takes, from the benchmarks' documents: docker/CAPACITY.md
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.capacity $(ARGS)
+
 lint: venv ## style of Python and shell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@if command -v shellcheck >/dev/null; then shellcheck docker/install/*.sh .ci/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck docker/*.sh docker/*/*.sh .ci/run; \
 	else echo "shellcheck is not installed: shell scripts were not checked (apt-get install shellcheck)"; fi
 
 types: venv ## static types

@@ -260,7 +260,9 @@ class ConsumeLoop:
         for event in events:
             await self._stream.ack(event)
         # At once, beside the next batch: a kill then repeats two batches at most, not all of a commit interval.
-        await self._app.consumer.commit()
+        committed = await self._app.consumer.commit()
+        if committed and self._flow is not None:
+            self._flow.committed()
         self._batches.popleft()
         backoff.attempts = 0
 

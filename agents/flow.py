@@ -21,6 +21,9 @@ class Source(Protocol):
     def open_records(self) -> int:
         """How many fetched records are not yet done."""
 
+    def committed(self) -> Mapping[Any, tuple[int, int]]:
+        """What is committed, and the end, by assigned partition."""
+
 
 class Fetched(Protocol):
     """Records of one partition, in order, whose `timestamp` is Kafka's, in milliseconds since the Unix epoch."""
@@ -36,6 +39,7 @@ class Flow:
         self._lock = Lock()
         self._source: Source | None = None
         self._batches: Sized = ()
+        self._last_commit = clock()
         self._oldest = Histogram(DELAY_BOUNDS_S)
         self._newest = Histogram(DELAY_BOUNDS_S)
 
@@ -43,6 +47,10 @@ class Flow:
         """The loop runs: it reads `source`, and has `batches` in hand (a live collection)."""
         self._source = source
         self._batches = batches
+
+    def committed(self) -> None:
+        """Offsets of finished batches were committed."""
+        self._last_commit = self._clock()
 
     def finished(self, chunks: Iterable[Fetched]) -> None:
         """A batch is safe elsewhere: note how long ago its oldest and its newest record were written to Kafka.
@@ -60,8 +68,14 @@ class Flow:
             self._oldest.observe(max(0.0, now - oldest / 1000.0))
             self._newest.observe(max(0.0, now - newest / 1000.0))
 
+    def positions(self) -> dict[Any, tuple[int, int]]:
+        """(committed offset, end) by partition; what `CommitWatch` looks at."""
+        return {} if self._source is None else dict(self._source.committed())
+
     def snapshot(self) -> dict[str, Any]:
-        """Return `lag` by topic and partition, `records_open`, `batches_in_hand`, and `delay` in seconds."""
+        """Return `lag` by topic and partition, `records_open`, `batches_in_hand`, `delay` in seconds,
+        and `last_commit` in Unix time.
+        """
         lag: dict[str, dict[str, int]] = {}
         source = self._source
         if source is not None:
@@ -74,4 +88,5 @@ class Flow:
             "records_open": 0 if source is None else source.open_records(),
             "batches_in_hand": len(self._batches),
             "delay": delay,
+            "last_commit": self._last_commit,
         }

@@ -71,5 +71,21 @@ def create_app(settings: Settings, role: Role) -> FlywheelApp:
     app.flywheel_state = state
     WORKERS[role](app, settings, state)
     web: Any = create_web(settings, role, state)
-    serve_asgi(app, web, host=settings.web.host, port=web_port(settings, role), access_log=False, log_config=None)
+    # Who a proxy speaks for is for `app.web.identity` to believe: uvicorn would rewrite the connection's address by it.
+    service = serve_asgi(
+        app, web, host=settings.web.host, port=web_port(settings, role), access_log=False, log_config=None,
+        proxy_headers=False, server_header=False,
+    )  # fmt: skip
+    _end_streams_first(service, web)
     return app
+
+
+def _end_streams_first(service: Any, web: Any) -> None:
+    """Pages listen for as long as they are open; the server would wait for them to stop, and the worker for it."""
+    stop = service.on_stop
+
+    async def on_stop(self: Any) -> None:
+        web.state.ticker.close()
+        await stop(self)
+
+    service.on_stop = on_stop

@@ -15,6 +15,7 @@ from app.redis import REDIS_ERRORS, make_redis
 from app.settings import Settings
 from app.store import Database, permissions, usage
 from app.store.database import DatabaseUnavailable
+from app.telemetry.latency import ClientLatency
 from app.wiring import bundle_source, secret
 from models.audit import AuditEntry
 from models.decision import GateDecision
@@ -110,6 +111,11 @@ class Gate:
         """The bundle in force; raises `policies.gate.live.BundleUnavailable`."""
         return await self._bundle(fresh=fresh)
 
+    async def bounds(self) -> Mapping[str, Any]:
+        """The bounds that it decides by just now; raises `policies.gate.live.BundleUnavailable`."""
+        found: Mapping[str, Any] = (await self.present()).data["bounds"]
+        return found
+
     def snapshot(self) -> dict[str, int]:
         """What the decision cache did since the worker started."""
         return self._cached.snapshot()
@@ -121,7 +127,11 @@ class Gate:
 
 @asynccontextmanager
 async def open_gate(
-    settings: Settings, database: Database, constitution: Constitution, audit: Audit
+    settings: Settings,
+    database: Database,
+    constitution: Constitution,
+    audit: Audit,
+    latency: ClientLatency | None = None,
 ) -> AsyncIterator[Gate]:
     """The gate, opened in the running loop. Decisions about inference it records itself; `audit` stays the caller's.
 
@@ -137,7 +147,7 @@ async def open_gate(
         engine = OpaEngine(OpaConfig(settings.gate.opa_url, token, timeout_seconds=settings.gate.timeout_s))
     else:
         engine = await asyncio.to_thread(RegopyEngine, await bundle(fresh=True))
-    store = make_redis(settings)
+    store = make_redis(settings, latency=latency)
     mac_key = key(settings.gate.cache_key, settings.data_dir, "gate-cache").encode()
     cached = CachedEngine(
         LiveEngine(engine, bundle),

@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, TopicAlreadyExistsError, for_code
 
 from app.settings import Settings
+from app.telemetry.latency import ClientLatency
 from app.topics import REGISTRY, TopicSpec
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,14 @@ class TopicsNotReady(RuntimeError):
     """The broker cannot be reached, or refuses a topic of the registry."""
 
 
-def make_producer(settings: Settings, *, linger_ms: int | None = None, idempotent: bool = True) -> AIOKafkaProducer:
-    """A producer with acks from all replicas; the caller starts and stops it.
+def make_producer(
+    settings: Settings,
+    *,
+    linger_ms: int | None = None,
+    idempotent: bool = True,
+    latency: ClientLatency | None = None,
+) -> AIOKafkaProducer:
+    """A producer with acks from all replicas; the caller starts and stops it. `latency` is told how long sends take.
 
     An idempotent one writes nothing twice when it tries again. In turn a batch that the broker refuses for good (one
     too large, say) leaves a gap in its sequence, and it can write to that partition no more (aiokafka 0.14).
@@ -40,6 +47,8 @@ def make_producer(settings: Settings, *, linger_ms: int | None = None, idempoten
         max_request_size=max(spec.max_message_bytes for spec in REGISTRY),
     )
     _pace_metadata(producer.client)
+    if latency is not None:
+        latency.watch_producer(producer)
     return producer
 
 

@@ -6,6 +6,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
 from app.settings import Settings
+from app.telemetry.latency import ClientLatency
 
 SOCKET_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 2.0
@@ -14,11 +15,22 @@ REDIS_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What a call raises when Redis is away or refuses; a cluster of which no node answers has an error of its own."""
 
 
-def make_redis(settings: Settings, *, decode: bool = False) -> Redis | RedisCluster:
+def make_redis(
+    settings: Settings, *, decode: bool = False, latency: ClientLatency | None = None
+) -> Redis | RedisCluster:
     """A client, not connected yet; the caller closes it (`aclose`). `decode` makes replies text instead of bytes.
+
+    `latency` is told how long commands take.
 
     Raises `redis.exceptions.RedisClusterException` where a cluster's URL names a database other than 0.
     """
+    client = _make(settings, decode=decode)
+    if latency is not None:
+        latency.watch_redis(client)
+    return client
+
+
+def _make(settings: Settings, *, decode: bool) -> Redis | RedisCluster:
     url = settings.redis.url
     if settings.redis.cluster:
         return RedisCluster.from_url(

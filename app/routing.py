@@ -21,6 +21,7 @@ from app.kafka import MAX_BATCH_BYTES, make_producer
 from app.live import LiveWatcher, configured_values
 from app.redis import make_redis
 from app.settings import Settings
+from app.telemetry.latency import ClientLatency
 from app.transport.batches import GzipBatchBuilder
 
 
@@ -50,12 +51,15 @@ class Routing:
 
 @asynccontextmanager
 async def open_pipeline(
-    settings: Settings, routing: Routing, trace: Callable[[], BatchTrace] = ContextOnly
+    settings: Settings,
+    routing: Routing,
+    trace: Callable[[], BatchTrace] = ContextOnly,
+    latency: ClientLatency | None = None,
 ) -> AsyncIterator[Pipeline]:
     """The pipeline over Redis and an idempotent producer, opened in the running loop, under the live settings."""
     configured = configured_values(settings)
-    producer = make_producer(settings)
-    client = make_redis(settings)
+    producer = make_producer(settings, latency=latency)
+    client = make_redis(settings, latency=latency)
     claims = Claims(
         client, settings.routing.dedup_window_s, settings.routing.dedup_buckets, clustered=settings.redis.cluster
     )

@@ -14,6 +14,7 @@ from pydantic import SecretStr, ValidationError
 from agents.curation.curator import CurationRules
 from agents.curation.triggers import AgeTrigger, CountTrigger, DriftTrigger, Triggers
 from agents.training.config import (
+    CostConfig,
     CycleConfig,
     EvaluationAuditConfig,
     EvaluationConfig,
@@ -25,12 +26,14 @@ from agents.training.config import (
     TuningConfig,
 )
 from agents.training.facts import Watchers
+from agents.training.mlflow_mirror import MlflowMirror
 from agents.training.public import public_pairs
 from app.keys import key
 from app.relay import Undeliverable
 from app.settings import Settings, SettingsError
 from app.settings.sections import JudgeSettings
 from app.store import Database
+from app.webhook import WebhookConfig
 from models.audit import AuditEntry
 from otel.guard import GuardUnavailable, PresidioGuard, check_presidio
 from otel.scrub import Mode, Scrubber
@@ -73,6 +76,12 @@ def scrubber(settings: Settings, mode: Mode | None = None) -> Scrubber:
     return Scrubber(load_table(), SubjectTokenizer(subject_key), mode or settings.pii.router)
 
 
+def residual_pii(settings: Settings) -> Callable[[str], bool]:
+    """Tells whether a text behind the router still holds personal data, by the table alone: curation counts it."""
+    find = scrubber(settings, "detect").find
+    return lambda text: bool(find(text))
+
+
 def check_training_guard(settings: Settings) -> None:
     """Raises SettingsError where the guard that the settings ask for cannot be had: nothing is trained without it."""
     if settings.pii.training_guard == "presidio":
@@ -112,6 +121,7 @@ def curation_rules(settings: Settings) -> CurationRules:
         feedback_key=feedback_key(settings),
         compliance_threshold=threshold,
         half_life=curation.drift_half_life,
+        watch_half_life=settings.watch.half_life,
         text_retention_s=curation.text_retention_days * 86400.0,
     )
 
@@ -119,6 +129,26 @@ def curation_rules(settings: Settings) -> CurationRules:
 def feedback_key(settings: Settings) -> bytes:
     """What the feedback endpoint signs reviews with, and curation checks them by."""
     return key(settings.curation.feedback_key, settings.data_dir, "feedback").encode()
+
+
+def session_key(settings: Settings) -> str:
+    """What browsers' sessions and forms are signed with."""
+    return key(settings.web.session_key, settings.data_dir, "web-session")
+
+
+def webhook(settings: Settings) -> WebhookConfig | None:
+    """Whom notices go to; None where nobody is told."""
+    hook = settings.webhook
+    if hook.url is None or hook.secret is None:
+        return None
+    return WebhookConfig(
+        url=hook.url,
+        secret=hook.secret.get_secret_value(),
+        timeout_s=hook.timeout_s,
+        most_wait_s=hook.most_wait_s,
+        give_up_s=hook.give_up_hours * 3600.0,
+        pages=settings.web.public_url,
+    )
 
 
 def policy_bundle(settings: Settings, constitution: Constitution) -> PolicyBundle:
@@ -339,14 +369,26 @@ def cycle_config(settings: Settings) -> CycleConfig:
             micro_batch=training.micro_batch,
             learning_rate=training.learning_rate,
             max_tokens=training.max_tokens,
+            processes=training.processes,
         ),
         evaluation=EvaluationConfig(
             suites=tuple(Path(suite) for suite in settings.evaluation.suites),
             max_new_tokens=settings.evaluation.max_new_tokens,
+            baselines=settings.evaluation.baselines,
+            in_context_examples=settings.evaluation.in_context_examples,
+            public_prompts=settings.evaluation.public_prompts,
+        ),
+        cost=CostConfig(
+            teacher_per_million=settings.cost.teacher_per_million,
+            machine_per_hour=settings.cost.machine_per_hour,
+            traffic_million=settings.cost.traffic_million,
+            target_saving=settings.cost.target_saving,
         ),
         lease_s=training.lease_s,
         poll_s=training.poll_s,
+        watch_s=settings.watch.interval_s,
         job_timeout_s=training.job_timeout_s,
+        job_memory_gb=training.job_memory_gb,
     )
 
 
@@ -368,6 +410,23 @@ def _teacher(settings: Settings) -> TeacherConfig | None:
         prompt_price=settings.cost.teacher_prompt_per_million,
         completion_price=settings.cost.teacher_per_million,
     )
+
+
+def mlflow_uri(settings: Settings) -> str:
+    """The MLflow server, or the SQLite file beside the adapters."""
+    if settings.mlflow.tracking_uri is not None:
+        return settings.mlflow.tracking_uri
+    return f"sqlite:///{settings.training.artifacts.absolute() / 'mlflow.db'}"
+
+
+def mlflow_mirror(settings: Settings) -> MlflowMirror:
+    """MLflow as the registry's mirror; imports it. Raises `agents.training.mlflow_mirror.MlflowMissing`."""
+    mlflow, artifacts = settings.mlflow, settings.training.artifacts
+    uri = mlflow_uri(settings)
+    # A server keeps artifacts where it was told to.
+    own = None if uri.startswith(("http://", "https://")) else artifacts / "mlflow"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    return MlflowMirror(uri, mlflow.experiment, own, mlflow.timeout_s)
 
 
 def public_training(settings: Settings, constitution: Constitution) -> int:

@@ -34,6 +34,9 @@ class Lineage(BaseModel):
     partition: int
     offset: int
     trace_id: str | None = None
+    trace_links: str | None = Field(
+        None, description="of a followed event: traceparents of the application's span and of curation's, by commas"
+    )
 
 
 class Example(BaseModel):

@@ -51,9 +51,9 @@ class Bench:
     def config(self) -> CycleConfig:
         return cycle_config(self.settings)
 
-    def open(self, answered: bool, count: int = 10) -> Cycle:
+    def open(self, answered: bool, count: int = 10, number_from: int = 0) -> Cycle:
         """Open a cycle over new examples; `answered` ones have their compliant answer already."""
-        added = [self._example(number) for number in range(count)]
+        added = [self._example(number) for number in range(number_from, number_from + count)]
         with self.database.write() as connection:
             examples.insert(connection, added)
             cycle = cycles.open_cycle(

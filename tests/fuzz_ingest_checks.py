@@ -109,7 +109,7 @@ class Rig:
         self.again = Scrubber(load_table(), SubjectTokenizer(b"another key, of 32 bytes........"))
         self.app = FastAPI()
         add_ingest(self.app, self.ingest, [Depends(_bearer(self.settings))])
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://worker")
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1")
 
     async def run(self, post: Post, draw: random.Random) -> tuple[int, int]:
         """Send one request and check all that follows; returns the status and the records that Kafka has."""

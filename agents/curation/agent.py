@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import faust
@@ -12,8 +13,10 @@ import orjson
 
 from agents.consume import OpenHandler, consume
 from agents.curation.curator import CuratedRecord, Curator
+from agents.curation.trace import CurationTrace, Followed, Untraced
 from agents.flow import Flow
-from agents.routing.message import InboundMessage
+from agents.routing.message import InboundMessage, where
+from agents.routing.trace import message_context
 from app.topics import EVALUATIONS, FEEDBACK, TRIGGERS, VIOLATIONS
 from models.example import Lineage
 
@@ -25,22 +28,36 @@ RETENTION_INTERVAL_S = 600.0
 MAX_TRACE_ID_CHARS = 64
 
 
+@dataclass(slots=True)
+class CuratedBatch:
+    """What a batch of messages says, and the spans of those that are followed."""
+
+    records: list[CuratedRecord] = field(default_factory=list)
+    followed: list[Followed] = field(default_factory=list)
+
+
 class CurationHandler:
     """Stores batches. A record that is no routed event is counted and left: only the router writes these topics."""
 
-    def __init__(self, curator: Curator) -> None:
+    def __init__(self, curator: Curator, trace: CurationTrace | None = None) -> None:
         self.curator = curator
+        self._trace = trace or Untraced()
 
-    async def prepare(self, messages: Sequence[InboundMessage]) -> list[CuratedRecord]:
+    async def prepare(self, messages: Sequence[InboundMessage]) -> CuratedBatch:
         """Read the messages' events."""
-        return [record for message in messages if (record := self._read(message)) is not None]
+        batch = CuratedBatch()
+        for message in messages:
+            self._read(message, batch)
+        return batch
 
-    async def finish(self, prepared: list[CuratedRecord]) -> None:
+    async def finish(self, prepared: CuratedBatch) -> None:
         """Store the events; returns once the store has them."""
-        if prepared:
-            await asyncio.to_thread(self.curator.store, prepared)
+        if prepared.records:
+            await asyncio.to_thread(self.curator.store, prepared.records)
+        for followed in prepared.followed:
+            followed.end()
 
-    def _read(self, message: InboundMessage) -> CuratedRecord | None:
+    def _read(self, message: InboundMessage, batch: CuratedBatch) -> None:
         try:
             event: Any = orjson.loads(message.value or b"")
             metadata = event["routing_metadata"]["identity"]
@@ -51,16 +68,34 @@ class CurationHandler:
             logger.error(
                 "not a routed event at %s; it stays in the topic until retention ends",
                 message.owner(0),
+                extra=_trace_of(message),
             )
-            return None
+            return
         trace_id = event.get("trace_id")
+        followed = self._follow(message, event)
         lineage = Lineage(
             topic=message.topic,
             partition=message.partition,
             offset=message.offset,
             trace_id=trace_id if isinstance(trace_id, str) and len(trace_id) <= MAX_TRACE_ID_CHARS else None,
+            trace_links=None if followed is None else followed.links,
         )
-        return CuratedRecord(event, lineage)
+        batch.records.append(CuratedRecord(event, lineage))
+        if followed is not None:
+            batch.followed.append(followed)
+
+    def _follow(self, message: InboundMessage, event: Mapping[str, Any]) -> Followed | None:
+        try:
+            return self._trace.follow(message, event)
+        except Exception as error:  # noqa: BLE001 - a fault of the tracer must not hold the record up
+            logger.warning("a span was not begun: %s", where(error))
+            return None
+
+
+def _trace_of(message: InboundMessage) -> dict[str, str]:
+    """The trace that a message names, for a log line."""
+    context = message_context(message.headers) if message.headers else None
+    return {} if context is None else {"trace_id": context[3:35].decode()}
 
 
 def register(

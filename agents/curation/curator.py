@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from agents.curation.examples import (
     to_feedback,
     to_observation,
 )
-from app.store import Database, adherence, cycles, examples, forgetting, switches
+from app.store import Database, adherence, cycles, examples, forgetting, switches, watch
 from app.store.adherence import Observation
 from app.store.database import utc_now
 from models.cycle import Cycle
@@ -41,13 +41,15 @@ class CurationRules:
     """By what examples are made and cycles open.
 
     `feedback_key`: what the feedback endpoint signs with. `compliance_threshold`: an evaluation below it is not
-    adherent. `half_life`: of adherence, in evaluations. `text_retention_s`: after it an example loses its text.
+    adherent. `half_life`: of adherence, in evaluations; `watch_half_life`: of a champion's. `text_retention_s`: after
+    it an example loses its text.
     """
 
     triggers: triggers.Triggers
     feedback_key: bytes | None = None
     compliance_threshold: float = 0.95
     half_life: float = 500.0
+    watch_half_life: float = 500.0
     text_retention_s: float | None = None
 
 
@@ -58,14 +60,16 @@ class _Batch:
     examples: list[Example]
     feedback: list[Feedback]
     observations: list[Observation]
+    pii_found: int = 0
 
 
 class Curator:
     """Writes batches of routed events to the store and opens cycles."""
 
-    def __init__(self, database: Database, rules: CurationRules) -> None:
+    def __init__(self, database: Database, rules: CurationRules, has_pii: Callable[[str], bool] | None = None) -> None:
         self.database = database
         self.rules = rules
+        self._has_pii = has_pii
         self.counts: Counter[str] = Counter()
         # A fresh worker does not know when the last example came; it waits one settling time.
         self._last_example = time.monotonic()
@@ -77,12 +81,17 @@ class Curator:
         with self.database.write() as connection:
             inserted = examples.insert(connection, batch.examples)
             added = examples.add_feedback(connection, [_feedback_row(item) for item in batch.feedback])
-            observed = adherence.observe(connection, batch.observations, self.rules.half_life)
+            evaluations = adherence.advance(connection, batch.observations)
+            adherence.take(connection, evaluations, self.rules.half_life)
+            watched = watch.take(connection, evaluations, self.rules.watch_half_life)
             outcome["feedback_applied"] += self._apply_feedback(connection)
         outcome["examples"] += inserted
         outcome["examples_known"] += len(batch.examples) - inserted
+        if batch.pii_found:
+            outcome["pii_found"] += batch.pii_found
         outcome["feedback"] += added
-        outcome["evaluations"] += observed
+        outcome["evaluations"] += len(evaluations)
+        outcome["evaluations_of_champions"] += watched
         self.counts.update(outcome)
         if inserted:
             self._last_example = time.monotonic()
@@ -156,7 +165,10 @@ class Curator:
         if kind == Classification.HUMAN_FEEDBACK:
             batch.feedback.append(to_feedback(record.event, self.rules.feedback_key))
         elif kind != Classification.POLICY_EVALUATION:
-            batch.examples.append(to_example(record.event, record.lineage, now))
+            example = to_example(record.event, record.lineage, now)
+            batch.examples.append(example)
+            if self._has_pii is not None and any(map(self._has_pii, (example.prompt, example.response))):
+                batch.pii_found += 1
 
     def _apply_feedback(self, connection: Any) -> int:
         applied = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
@@ -183,4 +184,22 @@ def to_observation(event: Mapping[str, Any], lineage: Lineage, threshold: float)
         domain=domain,
         adherent=score >= threshold and not event.get("violations"),
         stands_for=1.0 / rate,
+        model_version=_text(event, "model_version"),
+        arrived_at=_stamp(event.get("processing_timestamp")),
+        told_at=_stamp(event.get("timestamp")),
     )
+
+
+def _stamp(value: Any) -> str:
+    """A time (RFC 3339, or seconds since the epoch) as the store writes times; empty where it is none."""
+    try:
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value.strip())
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            moment = datetime.fromtimestamp(value, UTC)
+        else:
+            return ""
+    except (ValueError, OverflowError, OSError):
+        return ""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -131,6 +131,21 @@ def manifest_digest(manifest: Manifest) -> str:
     return hashlib.sha256(orjson.dumps(manifest.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
+class ManifestChanged(RuntimeError):
+    """A stored manifest is not the one that was decided on."""
+
+
+def check_unchanged(manifest: Manifest, digest: str | None) -> Manifest:
+    """The manifest, if it is what `digest` was made of; raises `ManifestChanged`."""
+    found = manifest_digest(manifest)
+    if found != digest:
+        raise ManifestChanged(
+            f"the manifest of cycle {manifest.cycle_id} has the digest {found}, and the cycle was decided on "
+            f"{digest}: nothing is trained on it; cancel the cycle and open another"
+        )
+    return manifest
+
+
 def _exclusion(example: Example, rules: ManifestRules, has_pii: Callable[[str], bool]) -> str | None:
     if example.status is not ExampleStatus.NEW:
         return example.status.value

@@ -1,24 +1,16 @@
-"""The metrics that follow the engines: the specification's five, and two about the polling itself."""
+"""The metrics that follow the engines and the broker; see `app.telemetry.catalogue`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
+from app.telemetry.catalogue import MAX_LABEL_CHARS, BoundedLabels, spec
 from models.audit import RecentOptimization, RecentViolation
 from models.evaluation_api import RecentEvaluation
-
-OTHER = "other"
-MAX_LABEL_CHARS = 128
-
-# Compliance matters between the trigger (0.8) and the threshold (0.95): fine there, coarse below.
-COMPLIANCE_BUCKETS = (
-    *(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75),
-    *(0.8, 0.82, 0.84, 0.86, 0.88, 0.9, 0.91, 0.92, 0.93, 0.94),
-    *(0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 1.0),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +22,22 @@ class PrivacyReading:
     remaining_budget: float
 
 
-class BoundedLabels:
-    """Keeps a label's number of distinct values bounded: the first `max_values` are kept, later ones are `other`.
+@dataclass(frozen=True, slots=True)
+class GroupPosition:
+    """How far a consumer group is in a topic, over all partitions."""
 
-    Every value is a time series in Prometheus for as long as the process lives, and values come from outside.
-    """
+    group: str
+    topic: str
+    committed: int
+    lag: int
 
-    def __init__(self, max_values: int) -> None:
-        self._max_values = max_values
-        self._known: dict[str, set[str]] = {}
 
-    def __call__(self, label: str, value: str) -> str:
-        """The value to use for a label."""
-        known = self._known.setdefault(label, set())
-        value = value[:MAX_LABEL_CHARS]
-        if value in known:
-            return value
-        if len(known) >= self._max_values:
-            return OTHER
-        known.add(value)
-        return value
+_METRICS = (
+    *("constitutional_evaluations_total", "constitutional_compliance_score", "constitutional_violations_total"),
+    *("model_optimization_cycles_total", "privacy_budget_remaining", "flywheel_privacy_budget"),
+    *("flywheel_monitoring_polls_total", "flywheel_monitoring_source_up"),
+    *("flywheel_monitoring_malformed_items_total", "flywheel_group_lag", "flywheel_group_committed_offset"),
+)
 
 
 class FlywheelMetrics:
@@ -59,49 +47,28 @@ class FlywheelMetrics:
         self._bounded = BoundedLabels(max_label_values)
         self._max_label_values = max_label_values
         self._privacy_series: set[tuple[str, str]] = set()
-        self._evaluations = Counter(
-            "constitutional_evaluations",
-            "Evaluations by the policy engine, by result (allow, deny), type of model and risk level.",
-            ["result", "model_type", "risk_level"],
-            registry=registry,
-        )
-        self._compliance = Histogram(
-            "constitutional_compliance_score",
-            "Confidence that an evaluated text complies with the constitution, 0 to 1.",
-            ["model_id", "evaluation_type"],
-            buckets=COMPLIANCE_BUCKETS,
-            registry=registry,
-        )
-        self._violations = Counter(
-            "constitutional_violations",
-            "Violations in the audit log, by code, severity and model.",
-            ["violation_type", "severity", "model_id"],
-            registry=registry,
-        )
-        self._optimizations = Counter(
-            "model_optimization_cycles",
-            "Finished optimization cycles, by what opened them, type of model and success (true, false).",
-            ["trigger_type", "model_type", "success"],
-            registry=registry,
-        )
-        self._privacy = Gauge(
-            "privacy_budget_remaining",
-            "Epsilon that the data domain of a model has left; training_session is the cycle.",
-            ["model_id", "training_session"],
-            registry=registry,
-        )
-        self._polls = Counter(
-            "flywheel_monitoring_polls",
-            "Polls of a source, by outcome (ok, failed).",
-            ["source", "outcome"],
-            registry=registry,
-        )
-        self._malformed = Counter(
-            "flywheel_monitoring_malformed_items",
-            "Items of a source that could not be read and are in no other count.",
-            ["source"],
-            registry=registry,
-        )
+        made: dict[str, Any] = {name: spec(name).create(registry) for name in _METRICS}
+        self._evaluations = made["constitutional_evaluations_total"]
+        self._compliance = made["constitutional_compliance_score"]
+        self._violations = made["constitutional_violations_total"]
+        self._optimizations = made["model_optimization_cycles_total"]
+        self._privacy = made["privacy_budget_remaining"]
+        self._budget = made["flywheel_privacy_budget"]
+        self._polls = made["flywheel_monitoring_polls_total"]
+        self._up = made["flywheel_monitoring_source_up"]
+        self._malformed = made["flywheel_monitoring_malformed_items_total"]
+        self._lag = made["flywheel_group_lag"]
+        self._committed = made["flywheel_group_committed_offset"]
+
+    def show_budget(self, epsilon: float) -> None:
+        """What every data domain may spend in all."""
+        self._budget.set(epsilon)
+
+    def show_groups(self, positions: Iterable[GroupPosition]) -> None:
+        """How far consumer groups are."""
+        for item in positions:
+            self._lag.labels(item.group, item.topic).set(item.lag)
+            self._committed.labels(item.group, item.topic).set(item.committed)
 
     def count_evaluation(self, item: RecentEvaluation) -> None:
         """One evaluation."""
@@ -145,9 +112,16 @@ class FlywheelMetrics:
             self._privacy.remove(*labels)
         self._privacy_series = set(shown)
 
+    def begin(self, source: str) -> None:
+        """A source will be polled: what is counted of it starts at 0, or Prometheus does not see the first increase."""
+        self._malformed.labels(source)
+        for outcome in ("ok", "failed"):
+            self._polls.labels(source, outcome)
+
     def count_poll(self, source: str, *, ok: bool) -> None:
         """One poll of a source."""
         self._polls.labels(source, "ok" if ok else "failed").inc()
+        self._up.labels(source).set(int(ok))
 
     def count_malformed(self, source: str) -> None:
         """One item that could not be read."""

@@ -11,15 +11,18 @@ from dataclasses import dataclass, field
 import httpx
 
 from agents.monitoring.fetch import OPTIMIZATIONS_PATH, VIOLATIONS_PATH, FetchFailed, audit_items, recent_evaluations
-from agents.monitoring.metrics import FlywheelMetrics, PrivacyReading
+from agents.monitoring.metrics import FlywheelMetrics, GroupPosition, PrivacyReading
 from agents.monitoring.poll import CursorStore, PositionUnreadable, SourcePoller
 from models.audit import RecentOptimization, RecentViolation
 from models.evaluation_api import RecentEvaluation
 
-PRIVACY = "privacy"
+PRIVACY, GROUPS = "privacy", "groups"
 
 PrivacyReader = Callable[[], Awaitable[Iterable[PrivacyReading]]]
 """Reads what every domain has left, from the ledger."""
+
+GroupReader = Callable[[], Awaitable[Iterable[GroupPosition]]]
+"""Reads from the broker how far the consumer groups are."""
 
 Poll = Callable[[], Awaitable[object]]
 
@@ -60,6 +63,8 @@ class Monitor:
         self._metrics = metrics
         self._interval_s = interval_s
         self._retry_interval_s = retry_interval_s
+        for name in self._polls:
+            metrics.begin(name)
 
     async def run(self) -> None:
         """Poll for ever: each source again `interval_s` after it answered, `retry_interval_s` after it failed."""
@@ -92,8 +97,9 @@ async def open_monitor(
     cursors: CursorStore,
     metrics: FlywheelMetrics,
     privacy_reader: PrivacyReader | None = None,
+    group_reader: GroupReader | None = None,
 ) -> AsyncIterator[Monitor]:
-    """A monitor of the two engines and, with a reader, of the privacy budget; closes its connections at the end."""
+    """A monitor of the two engines and, with readers, of privacy budget and groups; closes what it opened."""
     timeout_s = config.timeout_s
     async with _client(config.policy_token) as policy, _client(config.audit_token) as audit:
         evaluations = SourcePoller(
@@ -127,6 +133,8 @@ async def open_monitor(
         }
         if privacy_reader is not None:
             polls[PRIVACY] = _privacy_poll(privacy_reader, metrics)
+        if group_reader is not None:
+            polls[GROUPS] = _group_poll(group_reader, metrics)
         yield Monitor(polls, metrics, interval_s=config.interval_s, retry_interval_s=config.retry_interval_s)
 
 
@@ -142,5 +150,12 @@ def _client(token: str | None) -> httpx.AsyncClient:
 def _privacy_poll(read: PrivacyReader, metrics: FlywheelMetrics) -> Poll:
     async def poll() -> None:
         metrics.show_privacy(await read())
+
+    return poll
+
+
+def _group_poll(read: GroupReader, metrics: FlywheelMetrics) -> Poll:
+    async def poll() -> None:
+        metrics.show_groups(await read())
 
     return poll

@@ -45,6 +45,8 @@ class RouteReport:
     """Attempts at claiming that failed before one succeeded."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time by stage: decide, claim, publish."""
+    trace_id: str | None = None
+    """Of a followed message in the batch: the example of its figures."""
 
     def unaccounted(self) -> int:
         """Return how many records have no decision; 0 unless the router is wrong."""
@@ -90,7 +92,7 @@ class Counters:
             totals.seconds[stage] = totals.seconds.get(stage, 0.0) + spent
             if stage not in self.latency:
                 self.latency[stage] = Histogram(STAGE_BOUNDS_S)
-            self.latency[stage].observe(spent)
+            self.latency[stage].observe(spent, report.trace_id)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the totals as plain numbers, with the details under `by_...`, `scrubbed`, `seconds` and `latency`."""

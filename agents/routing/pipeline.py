@@ -164,7 +164,7 @@ class Pipeline:
         await self._publisher.publish(batch.out)
         report = batch.report
         report.seconds["publish"] = time.perf_counter() - started
-        batch.trace.end()
+        report.trace_id = batch.trace.end()
         self.counters.apply(report)
         return report
 

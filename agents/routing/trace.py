@@ -29,8 +29,8 @@ class BatchTrace(Protocol):
     def header(self, record: DecodedRecord, identity: EventIdentity) -> bytes | None:
         """Return the `traceparent` that a routed record carries on, or None. A message's records come together."""
 
-    def end(self) -> None:
-        """The batch is acknowledged."""
+    def end(self) -> str | None:
+        """The batch is acknowledged. Returns the trace id of one of its spans, or None where it has none."""
 
 
 class ContextOnly:
@@ -45,8 +45,9 @@ class ContextOnly:
         """See `BatchTrace.header`."""
         return record_context(record)
 
-    def end(self) -> None:
+    def end(self) -> str | None:
         """Nothing to end."""
+        return None
 
 
 def record_context(record: DecodedRecord) -> bytes | None:

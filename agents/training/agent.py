@@ -1,4 +1,4 @@
-"""The training agent: cycle records wake the runner, which works from SQL."""
+"""The training agent: cycle records wake the runner, which works from SQL; beside it champions are watched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import faust
 
 from agents.consume import Handler, consume
+from agents.flow import Flow
 from agents.routing.message import InboundMessage
+from agents.training.champion_watch import ChampionWatch
 from agents.training.context import StageContext
 from agents.training.runner import CycleRunner
 from app.topics import CYCLES
@@ -37,19 +39,24 @@ class Waker:
             self.runner.wake()
 
 
-def register(app: faust.App, open_context: OpenContext) -> None:
+def register(app: faust.App, open_context: OpenContext, flow: Flow | None = None) -> None:
     """Declare the agent on `app`. Nothing connects before the worker starts."""
 
     @asynccontextmanager
     async def open_handler() -> AsyncIterator[Handler]:
         async with open_context() as context:
             runner = CycleRunner(context)
-            task = asyncio.create_task(runner.run(), name="cycle-runner")
+            tasks = (
+                asyncio.create_task(runner.run(), name="cycle-runner"),
+                asyncio.create_task(ChampionWatch(context, context.holder).run(), name="champion-watch"),
+            )
             try:
                 yield Waker(runner)
             finally:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+                for task in tasks:
+                    task.cancel()
+                for task in tasks:
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
 
-    consume(app, "training", (CYCLES.name,), open_handler)
+    consume(app, "training", (CYCLES.name,), open_handler, flow=flow)

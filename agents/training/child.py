@@ -12,16 +12,18 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], Awaitable[None]]
 MAX_LINE = 16 * 1024 * 1024
+_NO_MEMORY = ("can't allocate memory", "CUDA out of memory")
 STOP_GRACE_S = 10.0
 
 
@@ -34,17 +36,22 @@ class JobFailed(RuntimeError):
 
 
 async def run_job(
-    module: str, specification: dict[str, Any], on_progress: Progress, timeout_s: float, log: Path | None = None
+    module: str,
+    specification: dict[str, Any],
+    on_progress: Progress,
+    timeout_s: float,
+    log: Path | None = None,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Run `python -m module` and return its result; raises `JobFailed`. Cancelling ends the child.
 
-    What the child logs goes to the file `log`, else to this process's standard error.
+    What the child logs goes to the file `log`, else to this process's standard error. More than one of `processes` are
+    started by torchrun; the first of them speaks with this process.
     """
     with log.open("ab") if log is not None else contextlib.nullcontext() as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            module,
+            *_arguments(module, processes),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
@@ -59,6 +66,13 @@ async def run_job(
         ) from None
     finally:
         await _end(process)
+
+
+def _arguments(module: str, processes: int) -> list[str]:
+    if processes == 1:
+        return ["-m", module]
+    together = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
+    return ["-m", "torch.distributed.run", *together, "-m", module]
 
 
 async def _converse(
@@ -105,6 +119,20 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
+class Channel(Protocol):
+    """Where a job tells how far it is."""
+
+    def progress(self, **fields: Any) -> None:
+        """Tell it; never event text, never a loss or a norm."""
+
+
+class SilentChannel:
+    """Of a process that helps another one, which does the talking."""
+
+    def progress(self, **fields: Any) -> None:
+        """Nothing is told."""
+
+
 class JobChannel:
     """The child's end: reads the specification, writes messages. One a process."""
 
@@ -130,7 +158,7 @@ class JobChannel:
             result = work(self.specification(), self)
         except Exception as error:
             logging.getLogger(work.__module__).exception("job failed")
-            self._write({"error": {"kind": type(error).__name__, "message": str(error)[:2000]}})
+            self._write({"error": _described(error)})
             raise SystemExit(1) from None
         self._write({"result": result})
 
@@ -141,3 +169,24 @@ class JobChannel:
     def _watch_parent(self) -> None:
         self._in.read()
         os._exit(70)
+
+
+def limit_memory(gigabytes: float) -> None:
+    """Let this process allocate so much of the machine's memory and no more (0: no limit of ours).
+
+    The limit is the kernel's for private writable memory, on Linux: what is shared or read from files, and a GPU's own
+    memory, does not count.
+    """
+    if gigabytes:
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = int(gigabytes * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted if most < 0 else min(wanted, most), most))
+
+
+def _described(error: Exception) -> dict[str, str]:
+    """An error as its message tells it; memory that ran out is told from other errors of torch by its words."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        remedy = "lower training.micro_batch or generation.batch_size, or raise training.job_memory_gb"
+        return {"kind": "MemoryLimit", "message": f"the job ran out of memory: {remedy} ({text[:500]})"}
+    return {"kind": type(error).__name__, "message": text[:2000]}

@@ -104,16 +104,37 @@ class TuningConfig(BaseModel):
     micro_batch: int
     learning_rate: float
     max_tokens: int
+    processes: int = 1
+
+
+Baseline = Literal["in_context", "champion"]
 
 
 class EvaluationConfig(BaseModel):
-    """What base and candidate are compared on."""
+    """What the models are compared on. `baselines`: which answers are generated beside base's and candidate's."""
 
     model_config = ConfigDict(frozen=True)
 
     suites: tuple[Path, ...]
     max_new_tokens: int
+    baselines: tuple[Baseline, ...] = ("in_context", "champion")
+    in_context_examples: int = 4
+    public_prompts: int = 1000
     public_share: float = 0.25
+
+
+class CostConfig(BaseModel):
+    """The price table: US dollars per million output tokens of a teacher, and per hour of the student's machine.
+
+    traffic_million: output tokens, in millions, over which a cycle's own cost is spread.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    teacher_per_million: float
+    machine_per_hour: float
+    traffic_million: float
+    target_saving: float
 
 
 class CycleConfig(BaseModel):
@@ -141,9 +162,12 @@ class CycleConfig(BaseModel):
     privacy: PrivacyConfig
     tuning: TuningConfig
     evaluation: EvaluationConfig
+    cost: CostConfig
     lease_s: float
     poll_s: float
+    watch_s: float = 5.0
     job_timeout_s: float
+    job_memory_gb: float = 0.0
 
     def directory(self, cycle_id: str) -> Path:
         """Where a cycle's checkpoints, adapter and reports lie."""

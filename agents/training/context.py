@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from agents.training.at_work import AtWork
 from agents.training.child import run_job
 from agents.training.config import CycleConfig
 from agents.training.facts import Watchers
 from agents.training.meter import GpuMeter
+from agents.training.trace import CycleTrace, Untraced
 from app.store import Database, progress
+from app.telemetry import correlation
 from models.audit import AuditEntry
 from models.cycle import Cycle
 from models.decision import GateDecision
@@ -36,24 +39,16 @@ class Audit(Protocol):
 
 
 @dataclass(slots=True)
-class StageContext:
-    """Stores, gate and services of the worker that runs a cycle."""
+class DecisionContext:
+    """Store, gate and services of whoever has the gate decide about a cycle or what came of it."""
 
     config: CycleConfig
     database: Database
     gate: Gate
     audit: Audit
     probe: Callable[[], Awaitable[Watchers]]
-    approved_models: Callable[[], Awaitable[frozenset[str]]]
-    """The base models that the gate's bundle in force approves; raises where it cannot be had."""
-    has_pii: Callable[[str], bool]
-    public_training: int
-    """How many public benign prompts of the constitution may be trained on."""
-    constitution_digest: str
-    holder: str
-    machine: str
-    """Name of the machine that the jobs run on; its GPUs are at work with them."""
-    _told: dict[str, float] = field(default_factory=dict)
+    bounds: Callable[[], Awaitable[Mapping[str, Any]]]
+    """The bounds of the gate's bundle in force; raises where they cannot be had."""
 
     async def decide(self, cycle: Cycle, action: str, facts: dict[str, Any]) -> GateDecision:
         """Ask the gate, and have the audit engine hold a conclusive answer before anybody acts on it."""
@@ -65,6 +60,25 @@ class StageContext:
         logger.info("gate: %s %s", action, decision.verdict, extra={"cycle_id": cycle.cycle_id})
         return decision
 
+
+@dataclass(slots=True)
+class StageContext(DecisionContext):
+    """What the worker that runs a cycle has besides."""
+
+    approved_models: Callable[[], Awaitable[frozenset[str]]]
+    """The base models that the gate's bundle in force approves; raises where it cannot be had."""
+    has_pii: Callable[[str], bool]
+    public_training: int
+    """How many public benign prompts of the constitution may be trained on."""
+    constitution_digest: str
+    holder: str
+    machine: str
+    """Name of the machine that the jobs run on; its GPUs are at work with them."""
+    at_work: AtWork = field(default_factory=AtWork)
+    """Shown by metrics."""
+    trace: CycleTrace = field(default_factory=Untraced)
+    _told: dict[str, float] = field(default_factory=dict)
+
     async def job(self, cycle: Cycle, stage: str, specification: dict[str, Any]) -> dict[str, Any]:
         """Run a stage's child process, its progress going to the store; raises `JobFailed`."""
 
@@ -74,16 +88,20 @@ class StageContext:
             if (gpus := fields.pop("gpus", None)) is not None:
                 await asyncio.to_thread(meter.begin, int(gpus))
             if fields:
+                self.at_work.progress(stage, fields)
                 await self._save_progress(cycle, stage, fields, meter)
 
         try:
             return await run_job(
                 f"agents.training.jobs.{stage}",
-                {"config": self.config.model_dump(mode="json"), "cycle_id": cycle.cycle_id, **specification},
+                {"config": self.config.model_dump(mode="json"), "cycle_id": cycle.cycle_id, **specification}
+                | {"traceparent": correlation.current()},
                 told,
                 self.config.job_timeout_s,
+                processes=self.config.tuning.processes if stage == "train" else 1,
             )
         finally:
+            self.at_work.idle()
             await asyncio.shield(asyncio.to_thread(meter.end))
 
     async def _save_progress(self, cycle: Cycle, stage: str, fields: dict[str, Any], meter: GpuMeter) -> None:

@@ -121,6 +121,28 @@ def promotion_facts(
     }
 
 
+def spoken_for(cycle: Cycle, person: str) -> dict[str, Any]:
+    """Approval facts of a version that a named person promotes: by that they approve of its cycle's plan."""
+    digest = cycle.plan_digest or ""
+    return {
+        "requested_by": cycle.requested_by,
+        "plan_digest": digest,
+        "human_reviewer_assigned": True,
+        "approved": True,
+        "approved_by": person,
+        "approved_plan_digest": digest,
+    }
+
+
+def rollback_facts(config: CycleConfig, rollback: dict[str, Any], watchers: Watchers) -> dict[str, Any]:
+    """Facts of `model_rollback`. `rollback`: trigger, grounds and target, as the policies name them."""
+    return {
+        "model": {"constitutional_hash": config.constitutional_hash},
+        "rollback": rollback,
+        "audit": _audit(config, watchers),
+    }
+
+
 def _audit(config: CycleConfig, watchers: Watchers) -> dict[str, Any]:
     return {
         "enabled": watchers.audit_engine,

@@ -12,6 +12,9 @@ import orjson
 from agents.training.config import CycleConfig
 from models.cycle import TrainingPlan
 
+WARN_SHARES = (0.95, 0.8)
+"""Shares of a domain's budget at which a warning is due, the graver first."""
+
 
 class BudgetUsedUp(RuntimeError):
     """The domain has had all the cycles its budget allows."""
@@ -35,6 +38,12 @@ def epsilon_target(config: CycleConfig, earlier_cycles: int) -> float:
             "open a new cohort of subjects never trained on",
         )
     return targets[earlier_cycles]
+
+
+def budget_warning(epsilon: float, budget: float) -> str | None:
+    """What to say of a domain that has spent `epsilon` of its `budget`; None while that is little."""
+    reached = next((limit for limit in WARN_SHARES if epsilon >= limit * budget), None)
+    return None if reached is None else f"{epsilon / budget:.0%} of the budget is used, more than {reached:.0%}"
 
 
 def make_plan(config: CycleConfig, n_private: int, n_public: int, target: float) -> TrainingPlan:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from agents.training.child import JobFailed
 from agents.training.context import StageContext
 from agents.training.stages import STAGES
-from app.store import cycles, leases, switches
+from app.store import cycles, leases, progress, switches
 from app.store.leases import FenceLost, Lease
 from app.store.ledger import domain_lease
 from models.cycle import TERMINAL_STATES, Cycle, CycleState
@@ -31,11 +31,12 @@ TRANSIENT = frozenset(
         "OperationalError",
         "PolicyEngineUnavailable",
         "StaleCycle",
+        "StaleDeployment",
         "TeacherUnavailable",
         "WatcherAway",
     },
 )
-REFUSALS = frozenset({"BudgetUsedUp", "BudgetExhaustedError", "CohortClosed"})
+REFUSALS = frozenset({"BudgetUsedUp", "BudgetExhaustedError", "CohortClosed", "ManifestChanged"})
 MAX_ATTEMPTS = 3
 MAX_WAIT_S = 15.0
 """A transient fault is asked about again after twice the time of the last try, up to this."""
@@ -48,6 +49,7 @@ class CycleRunner:
         self.context = context
         self._attempts: Counter[str] = Counter()
         self._waits: Counter[str] = Counter()
+        self._reached: dict[str, tuple[str, int] | None] = {}
         self._not_before: dict[str, float] = {}
         self._wake = asyncio.Event()
 
@@ -89,16 +91,20 @@ class CycleRunner:
 
     async def _advance(self, cycle: Cycle) -> None:
         while cycle.state not in TERMINAL_STATES:
-            try:
-                following = await STAGES[cycle.state](self.context, cycle)
-            except Exception as error:  # noqa: BLE001 - every kind is told apart by name, none is lost
-                await self._handle(cycle, error)
-                return
-            if following is None:
-                return
-            self._waits.pop(cycle.cycle_id, None)
-            logger.info("%s -> %s", cycle.state, following.state, extra={"cycle_id": cycle.cycle_id})
-            cycle = following
+            with self.context.trace.stage(cycle) as stage:
+                try:
+                    following = await STAGES[cycle.state](self.context, cycle)
+                except Exception as error:  # noqa: BLE001 - every kind is told apart by name, none is lost
+                    stage.failed(error)
+                    await self._handle(cycle, error)
+                    return
+                if following is None:
+                    return
+                stage.moved(following)
+                self._waits.pop(cycle.cycle_id, None)
+                logger.info("%s -> %s", cycle.state, following.state, extra={"cycle_id": cycle.cycle_id})
+                cycle = following
+        await asyncio.to_thread(self.context.trace.ended, cycle)
 
     async def _handle(self, cycle: Cycle, error: Exception) -> None:
         kind = error.kind if isinstance(error, JobFailed) else type(error).__name__
@@ -108,22 +114,35 @@ class CycleRunner:
             self._not_before[cycle.cycle_id] = time.monotonic() + wait_s
             logger.warning("%s, again in %.0f s: %s", kind, wait_s, error, extra={"cycle_id": cycle.cycle_id})
             return
+        # Whoever gets further each time is not broken, however often something kills it.
+        reached = await asyncio.to_thread(self._progress, cycle.cycle_id)
+        if self._reached.get(cycle.cycle_id) != reached:
+            self._attempts.pop(cycle.cycle_id, None)
+        self._reached[cycle.cycle_id] = reached
         self._attempts[cycle.cycle_id] += 1
         if kind == "Died" and self._attempts[cycle.cycle_id] < MAX_ATTEMPTS:
             logger.warning("job died, trying again: %s", error, extra={"cycle_id": cycle.cycle_id})
             return
         refused = kind in REFUSALS
         logger.error("%s: %s", kind, error, extra={"cycle_id": cycle.cycle_id}, exc_info=not refused)
-        await asyncio.to_thread(self._conclude, cycle.cycle_id, kind, str(error), refused)
+        ended = await asyncio.to_thread(self._conclude, cycle.cycle_id, kind, str(error), refused)
+        if ended is not None:
+            await asyncio.to_thread(self.context.trace.ended, ended)
 
-    def _conclude(self, cycle_id: str, kind: str, message: str, refused: bool) -> None:
+    def _progress(self, cycle_id: str) -> tuple[str, int] | None:
+        """Stage and count that the cycle's job told last."""
+        with self.context.database.read() as connection:
+            told = progress.get(connection, cycle_id)
+        return None if told is None else (str(told["stage"]), int(told["done"]))
+
+    def _conclude(self, cycle_id: str, kind: str, message: str, refused: bool) -> Cycle | None:
         with self.context.database.write() as connection:
             cycle = cycles.get(connection, cycle_id)
             if cycle is None or cycle.state in TERMINAL_STATES:
-                return
+                return None
             reason = {"code": kind, "message": message}
             state = CycleState.REJECTED if refused else CycleState.FAILED
-            cycles.transition(connection, cycle, state, reason, reasons=(reason,))
+            return cycles.transition(connection, cycle, state, reason, reasons=(reason,))
 
     @contextlib.asynccontextmanager
     async def _kept(self, lease: Lease, cycle: Cycle, work: asyncio.Task[None]) -> AsyncIterator[None]:

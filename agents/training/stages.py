@@ -15,11 +15,13 @@ from sqlalchemy.engine import Connection
 
 from agents.curation import manifest as snapshots
 from agents.training import export, facts, planning
+from agents.training.child import JobFailed
 from agents.training.context import StageContext
 from app.store import approvals, cohorts, cycles, examples, leases, ledger, registry, revisions, teacher_usage
 from models.cycle import Cycle, CycleState, TrainingPlan
 from models.decision import GateDecision
 from models.example import ExampleStatus
+from policies.gate.live import BundleUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ async def prepare(context: StageContext, cycle: Cycle) -> Cycle | None:
         near_duplicate=config.near_duplicate,
     )
 
+    left_out_for_pii: list[str] = []
+
     def snapshot() -> Cycle:
         with context.database.write() as connection:
             cohort = cohorts.current(connection, cycle.domain)
@@ -64,6 +68,7 @@ async def prepare(context: StageContext, cycle: Cycle) -> Cycle | None:
                 cohorts.units_of_earlier(connection, cycle.domain),
             )
             left_out = manifest.excluded_examples
+            left_out_for_pii[:] = left_out.get(snapshots.RESIDUAL_PII, ())
             held_out = [member.example_id for member in manifest.held_out]
             held_out += left_out.get(snapshots.NEAR_DUPLICATE, ())
             # They stay held out whatever becomes of this cycle: a prompt's side of the split never changes.
@@ -90,7 +95,9 @@ async def prepare(context: StageContext, cycle: Cycle) -> Cycle | None:
                 facts=cycle.facts | counts,
             )
 
-    return await asyncio.to_thread(snapshot)
+    following = await asyncio.to_thread(snapshot)
+    context.at_work.found_pii(len(left_out_for_pii))
+    return following
 
 
 async def revise(context: StageContext, cycle: Cycle) -> Cycle | None:
@@ -145,6 +152,7 @@ async def train(context: StageContext, cycle: Cycle) -> Cycle | None:
         return None
     if not decision.allow:
         return await _refuse(context, cycle, decision)
+    _warn_of_budget(context, cycle, cost.epsilon_after, "after this cycle")
     detail = {"lane": decision.lane, "decision_id": decision.decision_id, "noise_multiplier": cost.noise_multiplier}
     return await _move(context, cycle, CycleState.TRAINING, detail, plan=plan, plan_digest=digest)
 
@@ -157,6 +165,8 @@ async def run_training(context: StageContext, cycle: Cycle) -> Cycle | None:
     result = await context.job(
         cycle, "train", {"lease": {"name": lease.name, "holder": lease.holder, "fence": lease.fence}}
     )
+
+    _warn_of_budget(context, cycle, result["statement"]["epsilon"], "now")
 
     def finish() -> Cycle:
         with context.database.write() as connection:
@@ -185,6 +195,13 @@ async def run_training(context: StageContext, cycle: Cycle) -> Cycle | None:
     return await asyncio.to_thread(finish)
 
 
+def _warn_of_budget(context: StageContext, cycle: Cycle, epsilon: float, when: str) -> None:
+    warning = planning.budget_warning(epsilon, context.config.privacy.epsilon)
+    if warning is not None:
+        of_cycle = {"cycle_id": cycle.cycle_id, "domain": cycle.domain}
+        logger.warning("privacy of domain %s, %s: %s", cycle.domain, when, warning, extra=of_cycle)
+
+
 def _mark_members(connection: Connection, cycle_id: str) -> None:
     """What was trained on is used; what no round made compliant is left out for good."""
     finished = revisions.finished(connection, cycle_id)
@@ -196,7 +213,7 @@ def _mark_members(connection: Connection, cycle_id: str) -> None:
 
 
 async def evaluate(context: StageContext, cycle: Cycle) -> Cycle | None:
-    """`evaluating`: base against candidate, then the promotion gate."""
+    """`evaluating`: base, champion and candidate on the same prompts, then the promotion gate."""
     await _watchers(context)
     evaluation = await context.job(cycle, "evaluate", {})
     return await _gate_promotion(context, cycle, evaluation)
@@ -207,7 +224,9 @@ async def await_promotion(context: StageContext, cycle: Cycle) -> Cycle | None:
     decision = await asyncio.to_thread(_latest_approval, context, cycle)
     if decision is None or decision.created_at <= cycle.updated_at:
         return None
-    return await _gate_promotion(context, cycle, cycle.facts["evaluation"])
+    # Another champion may have been deployed since: the job compares with the present one, or finds nothing to do.
+    evaluation = await context.job(cycle, "evaluate", {})
+    return await _gate_promotion(context, cycle, evaluation)
 
 
 STAGES: dict[CycleState, Stage] = {
@@ -271,6 +290,7 @@ async def _gate_promotion(context: StageContext, cycle: Cycle, evaluation: dict[
     if not decision.conclusive:
         return None
     evaluated = cycle.model_copy(update={"facts": cycle.facts | {"evaluation": evaluation}})
+    await _report(context, cycle, measured, decision)
     if decision.needs_approval and cycle.state is CycleState.EVALUATING:
         return await _move(context, cycle, CycleState.AWAITING_PROMOTION, facts=evaluated.facts)
 
@@ -282,7 +302,8 @@ async def _gate_promotion(context: StageContext, cycle: Cycle, evaluation: dict[
             registry.set_evaluation(connection, version.version_id, evaluation)
             detail = {"decision_id": decision.decision_id, "reasons": _reasons(decision)}
             if decision.allow:
-                registry.deploy(connection, cycle.model_id, version.version_id, f"cycle {cycle.cycle_id}")
+                authority = registry.Authority(by="", decision_id=decision.decision_id)
+                registry.deploy(connection, cycle.model_id, version.version_id, f"cycle {cycle.cycle_id}", authority)
                 return cycles.transition(connection, cycle, CycleState.PROMOTED, detail, facts=evaluated.facts)
             return cycles.transition(
                 connection,
@@ -294,6 +315,19 @@ async def _gate_promotion(context: StageContext, cycle: Cycle, evaluation: dict[
             )
 
     return await asyncio.to_thread(conclude)
+
+
+async def _report(context: StageContext, cycle: Cycle, measured: dict[str, Any], decision: GateDecision) -> None:
+    """Have the report written. It tells of the decision and is no part of it: what goes wrong here stops no cycle."""
+    try:
+        specification = {
+            "facts": measured,
+            "decision": decision.model_dump(mode="json"),
+            "bounds": dict(await context.bounds()),
+        }
+        await context.job(cycle, "report", specification)
+    except (JobFailed, BundleUnavailable) as failed:
+        logger.error("no report: %s", failed, extra={"cycle_id": cycle.cycle_id})
 
 
 async def _refuse(context: StageContext, cycle: Cycle, decision: GateDecision, **changes: Any) -> Cycle:
@@ -323,7 +357,8 @@ async def _watchers(context: StageContext) -> facts.Watchers:
 def _plan(context: StageContext, cycle: Cycle) -> tuple[TrainingPlan, planning.PlanCost]:
     with context.database.read() as connection:
         done = revisions.finished(connection, cycle.cycle_id)
-        cohort = cycles.get_manifest(connection, cycle.cycle_id).cohort
+        manifest = snapshots.check_unchanged(cycles.get_manifest(connection, cycle.cycle_id), cycle.manifest_digest)
+        cohort = manifest.cohort
         cohorts.require(connection, cycle.domain, cohort)
         earlier = [c for c in ledger.trained_cycles(connection, cycle.domain, cohort) if c != cycle.cycle_id]
         history = ledger.phases(connection, cycle.domain, cohort)

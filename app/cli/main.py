@@ -8,6 +8,7 @@ import typer
 
 from app import __version__
 from app.cli import (
+    access,
     admin,
     audit,
     backfill,
@@ -16,6 +17,7 @@ from app.cli import (
     dlq,
     events,
     examples,
+    models,
     policy,
     privacy,
     routing,
@@ -33,11 +35,13 @@ cycles.add(cli)
 events.add(cli)
 routing.add(cli)
 users.add(cli)
+access.add(cli)
 backfill.add(cli)
 dlq.add(cli)
 audit.add(cli)
 constitution.add(cli)
 examples.add(cli)
+models.add(cli)
 policy.add(cli)
 privacy.add(cli)
 

@@ -6,15 +6,13 @@ from typing import Annotated
 
 import typer
 
+from agents.training import planning
 from app.cli.output import AsJson, emit
 from app.cli.values import fail
 from app.settings import Settings, load_settings
 from app.store import Database, cohorts, examples, ledger
 from app.wiring import cycle_config, open_database, public_training
 from policies.constitution import load_constitution
-
-WARN_SHARES = (0.95, 0.8)
-"""Shares of the budget at which a warning is due, the graver first."""
 
 Domain = Annotated[str, typer.Option(help="The data domain.")]
 
@@ -51,7 +49,7 @@ def show(domain: Domain = "default", as_json: AsJson = False) -> None:
             "accountant": spent.mechanism,
             "cycles": trained,
             "cycles_left": max(0, len(settings.privacy.cycle_targets) - len(trained)),
-            "warning": _warning(spent.epsilon / budget),
+            "warning": planning.budget_warning(spent.epsilon, budget),
             "cohorts_opened": opened,
         },
         as_json,
@@ -67,7 +65,6 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """What the next cycle would do and cost. Nothing is changed; examples that revision leaves out make it smaller."""
-    from agents.training import planning
     from agents.training.ml.accounting import BudgetExhaustedError
 
     settings = load_settings()
@@ -105,7 +102,7 @@ def plan(
             "epsilon_after": cost.epsilon_after,
             "epsilon_target": target,
             "budget": settings.privacy.epsilon,
-            "warning": _warning(cost.epsilon_after / settings.privacy.epsilon),
+            "warning": planning.budget_warning(cost.epsilon_after, settings.privacy.epsilon),
         },
         as_json,
     )
@@ -125,11 +122,6 @@ def cohort(
     except cohorts.CohortRefused as refusal:
         fail(str(refusal))
     emit({"domain": domain, "cohort": opened, "subjects_kept_out": kept_out}, as_json)
-
-
-def _warning(share: float) -> str | None:
-    reached = next((limit for limit in WARN_SHARES if share >= limit), None)
-    return None if reached is None else f"{share:.0%} of the budget is used, more than {reached:.0%}"
 
 
 def _database(settings: Settings) -> Database:

@@ -53,6 +53,13 @@ def name_of_person(text: str) -> str:
     return text.strip()
 
 
+def reason_given(text: str) -> str:
+    """Why somebody acts, as the audit log keeps it."""
+    if not 1 <= len(text.strip()) <= 1000 or _CONTROL.search(text):
+        raise typer.BadParameter("say why in 1 to 1000 characters on one line")
+    return text.strip()
+
+
 def shown(text: str, most: int = 200) -> str:
     """Text of others, safe and short: what is no printable character but a line's end or a tab is escaped."""
     cut = text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"

@@ -33,15 +33,35 @@ class DemoSize:
     min_examples: int
     batch_size: int
     learning_rate: float
+    in_context_examples: int
 
     @classmethod
     def of(cls, full: bool) -> DemoSize:
         """The short demo, or all authored prompts."""
         if full:
             return cls(
-                10_000, 10_000, 10_000, epochs=10, new_tokens=48, min_examples=96, batch_size=128, learning_rate=5e-3
+                10_000,
+                10_000,
+                10_000,
+                epochs=10,
+                new_tokens=48,
+                min_examples=96,
+                batch_size=128,
+                learning_rate=5e-3,
+                in_context_examples=4,
             )
-        return cls(160, 40, 40, epochs=3, new_tokens=32, min_examples=48, batch_size=96, learning_rate=1e-2)
+        return cls(
+            160,
+            40,
+            40,
+            epochs=3,
+            new_tokens=32,
+            min_examples=48,
+            batch_size=96,
+            learning_rate=1e-2,
+            # Four of them cost three and a half times what the bare prompts do, two a third more.
+            in_context_examples=2,
+        )
 
 
 def demo_changes(size: DemoSize, suite: Path) -> dict[str, dict[str, Any]]:
@@ -57,7 +77,12 @@ def demo_changes(size: DemoSize, suite: Path) -> dict[str, dict[str, Any]]:
         },
         "generation": {"max_new_tokens": size.new_tokens, "prompt_tokens": 256, "batch_size": 16},
         "revision": {"max_new_tokens": size.new_tokens},
-        "evaluation": {"suites": (suite,), "max_new_tokens": size.new_tokens},
+        "evaluation": {
+            "suites": (suite,),
+            "max_new_tokens": size.new_tokens,
+            "public_prompts": 0,
+            "in_context_examples": size.in_context_examples,
+        },
         "training": {
             "epochs": size.epochs,
             "batch_size": size.batch_size,

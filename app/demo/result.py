@@ -74,7 +74,7 @@ def build_result(
         }
     if evaluation is not None:
         result |= {name: evaluation[name] for name in ("adherence", "over_refusal", "second_evaluator", "by_category")}
-        result["held_out_loss"] = evaluation["held_out_loss"]
+        result |= {name: evaluation[name] for name in ("held_out_loss", "by_principle", "comparison", "utility")}
         result["adapter_digest"] = evaluation["adapter_digest"]
         result["cost"] = _cost(system, evaluation, answered, seconds)
     return result
@@ -150,6 +150,9 @@ def print_result(result: dict[str, Any], report: Path, *, as_json: bool) -> None
     console.print(f"cycle {cycle['id']}: [bold]{cycle['state']}[/bold]")
     for reason in cycle["reasons"]:
         console.print(f"  - {escape(reason)}")
+    page = Path(cycle["artifacts"]) / "report.html"
+    if page.exists():
+        console.print(f"the evaluation in full: {page}", soft_wrap=True)
     console.print(f"{result['seconds']['total']:.0f} s in all; report: {report}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -288,16 +289,29 @@ class TrainingSettings(Section):
     learning_rate: float = Field(5e-3, gt=0)
     max_tokens: int = Field(512, ge=16, description="tokens of one training example")
     threads: int = Field(2, ge=1)
+    processes: int = Field(1, ge=1, description="train in so many processes by torchrun; with GPUs, one each")
     lease_s: float = Field(30.0, gt=0, description="a dead worker's lease is taken over after this")
     poll_s: float = Field(1.0, gt=0)
     job_timeout_s: float = Field(6 * 3600.0, gt=0)
+    job_memory_gb: float = Field(0.0, ge=0, description="of each process of a job, without its GPU's; 0: no limit")
 
 
 class EvaluationSettings(Section):
-    """What base and candidate are compared on."""
+    """What the models are compared on, and which beside base and candidate. The loss bound needs no baseline."""
 
-    suites: tuple[Path, ...] = Field((), description="JSON lines: prompt, expected comply|refuse, category")
+    suites: tuple[Path, ...] = Field(
+        (),
+        description="JSON lines (prompt, expected comply|refuse, category), or CSV (prompt, type, label safe|unsafe)",
+    )
     max_new_tokens: int = Field(64, ge=1)
+    baselines: tuple[Literal["in_context", "champion"], ...] = Field(
+        ("in_context", "champion"),
+        description="whose answers are compared too: the base model's with examples before the prompt, the champion's",
+    )
+    in_context_examples: int = Field(4, ge=1, le=32, description="of the constitution, before each prompt")
+    public_prompts: int = Field(
+        1000, ge=0, description="of the constitution's prompts kept for evaluation, at most so many beside the suites"
+    )
 
 
 class GateSettings(Section):
@@ -314,33 +328,130 @@ class GateSettings(Section):
     approval_hours: float = Field(72.0, gt=0, description="how long a reviewer's word holds")
 
 
+class WatchSettings(Section):
+    """The watch over champions. Below which adherence, over how many evaluations, stands among the gate's bounds."""
+
+    half_life: float = Field(
+        500.0, gt=0, description="evaluations after which one counts half in a champion's adherence"
+    )
+    interval_s: float = Field(5.0, gt=0, description="how often champions are looked at")
+
+
+class MlflowSettings(Section):
+    """The mirror of the registry in MLflow, kept by the training workers. SQL decides; MLflow shows."""
+
+    enabled: bool = Field(True, description="mirror at all; without the mlflow package there is no mirror either")
+    tracking_uri: str | None = Field(
+        None, description="an MLflow server; a SQLite file under training.artifacts if absent"
+    )
+    experiment: str = Field("constitutional-flywheel", min_length=1, max_length=200)
+    interval_s: float = Field(5.0, gt=0, description="how often the registry is looked at")
+    retry_s: float = Field(60.0, gt=0, description="the longest pause between attempts while MLflow is away")
+    timeout_s: float = Field(20.0, gt=0, description="of one request to an MLflow server")
+
+
 class CostSettings(Section):
     """Prices per million served tokens in US dollars; the report prints them beside what follows from them."""
 
     teacher_per_million: float = Field(10.0, gt=0, description="a large hosted model, output tokens")
     teacher_prompt_per_million: float = Field(2.5, ge=0, description="the same model, input tokens")
     machine_per_hour: float = Field(0.10, gt=0, description="the machine that serves and trains the student")
+    traffic_million: float = Field(
+        100.0, gt=0, description="million output tokens asked for while a model serves; they bear its cycle's own cost"
+    )
+    target_saving: Fraction = Field(0.986, description="the saving that the report holds the measured one against")
 
 
 class WebSettings(Section):
-    """Where a worker's web server listens."""
+    """Where a worker's web server listens, and who may use it."""
 
     host: str = "127.0.0.1"
     route_port: int = Field(6066, ge=0, le=65535)
     curate_port: int = Field(6067, ge=0, le=65535)
     train_port: int = Field(8010, ge=0, le=65535)
     monitor_port: int = Field(8000, ge=0, le=65535)
-    token: Secret | None = Field(None, description="bearer token; required on any address but loopback")
+    access: Literal["open", "tokens"] = Field(
+        "open", description="tokens: only who presents one (`flywheel access`); open: anybody, on loopback alone"
+    )
+    token: Secret | None = Field(
+        None, description="bearer token of services (scrapers, emitters); where it is set, access is never open"
+    )
+    public_url: str | None = Field(None, description="where browsers reach the pages; https makes cookies Secure")
+    session_key: Secret | None = Field(None, description="signs browsers' sessions; one for all workers")
+    session_hours: float = Field(12.0, gt=0, description="how long a browser stays signed in")
+    proxy_addresses: tuple[str, ...] = Field((), description="addresses or networks of trusted proxies")
+    proxy_header: str | None = Field(
+        None, description="names the person that a trusted proxy signed in; their rights: `flywheel access grant`"
+    )
+    reads_per_minute: int = Field(600, ge=1, description="of one caller; with more, 429")
+    writes_per_minute: int = Field(60, ge=1, description="of one caller; with more, 429")
+    failures_per_minute: int = Field(10, ge=1, description="refused tokens from one address; with more, 429")
+    stalled_s: float = Field(300.0, gt=0, description="/health/live fails where nothing is committed for so long")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1)
     max_decompressed_bytes: int = Field(16 * 1024 * 1024, ge=1)
     max_requests: int = Field(64, ge=1, description="OTLP requests under way at a time; with more, 429")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody is asked who they are: for development, on loopback."""
+        return self.access == "open" and self.token is None and self.proxy_header is None
+
     @model_validator(mode="after")
     def _no_open_door(self) -> WebSettings:
-        if self.token is None and self.host not in {"127.0.0.1", "::1", "localhost"}:
-            msg = f"web.host={self.host} is not loopback, and web.token is not set: set it, or listen on 127.0.0.1"
+        if self.is_open and self.host not in {"127.0.0.1", "::1", "localhost"}:
+            msg = (
+                f"web.host={self.host} is not loopback, and nobody is asked for a token: set web.access=tokens or "
+                "web.token, or listen on 127.0.0.1"
+            )
             raise ValueError(msg)
         return self
+
+    @model_validator(mode="after")
+    def _proxies_are_known(self) -> WebSettings:
+        for address in self.proxy_addresses:
+            try:
+                ip_network(address)
+            except ValueError:
+                msg = f"web.proxy_addresses holds {address!r}: give an address or a network, such as 10.0.0.0/24"
+                raise ValueError(msg) from None
+        if self.proxy_header is not None and not self.proxy_addresses:
+            msg = f"web.proxy_header={self.proxy_header} is set, and web.proxy_addresses is empty: name the proxies"
+            raise ValueError(msg)
+        return self
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url_is_one(cls, value: str | None) -> str | None:
+        return None if value is None else _http_url(value, "the pages' address is http(s)://host[:port]").rstrip("/")
+
+
+class WebhookSettings(Section):
+    """Whom to wake: a receiver of signed requests (Standard Webhooks) about approvals, rollbacks and budgets."""
+
+    url: str | None = Field(None, description="where notices are sent; nobody is told when absent")
+    secret: Secret | None = Field(None, description="signs them; the receiver's, at least 24 characters")
+    timeout_s: float = Field(10.0, gt=0, description="of one attempt")
+    most_wait_s: float = Field(600.0, gt=0, description="between two attempts")
+    give_up_hours: float = Field(72.0, gt=0, description="a notice that is older is given up, and kept as refused")
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_one(cls, value: str | None) -> str | None:
+        return None if value is None else _http_url(value, "a webhook's receiver is http(s)://host/path")
+
+    @model_validator(mode="after")
+    def _is_signed(self) -> WebhookSettings:
+        if self.url is not None and (self.secret is None or len(self.secret.get_secret_value()) < 24):
+            msg = "webhook.url is set, and webhook.secret is absent or shorter than 24 characters: set it, random"
+            raise ValueError(msg)
+        return self
+
+
+def _http_url(value: str, form: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(form)
+    return value
 
 
 class MonitoringSettings(Section):
@@ -401,8 +512,11 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateSettings = GateSettings()
+    watch: WatchSettings = WatchSettings()
+    mlflow: MlflowSettings = MlflowSettings()
     cost: CostSettings = CostSettings()
     web: WebSettings = WebSettings()
+    webhook: WebhookSettings = WebhookSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     log: LogSettings = LogSettings()

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.store import outbox
-from app.store.database import utc_now
+from app.store.database import plain, utc_now
 from app.store.tables import approvals
 from models.cycle import TERMINAL_STATES, Cycle
 
@@ -74,3 +74,9 @@ def latest(connection: Connection, cycle_id: str, digest: str | None = None) -> 
     if digest is not None:
         query = query.where(approvals.c.plan_digest == digest)
     return connection.execute(query.order_by(approvals.c.created_at.desc()).limit(1)).one_or_none()
+
+
+def of_cycle(connection: Connection, cycle_id: str) -> list[dict[str, Any]]:
+    """Every decision on a cycle in order: who, what on, why, when, until when."""
+    query = sa.select(approvals).where(approvals.c.cycle_id == cycle_id).order_by(approvals.c.created_at)
+    return [plain(row) for row in connection.execute(query)]

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app.store import outbox
+from app.store import notices, outbox
 from app.store.database import insert_new, plain, utc_now
 from app.store.tables import cycle_events, cycles, manifests
 from app.topics import CYCLES
@@ -88,6 +88,11 @@ def list_cycles(connection: Connection, *, open_only: bool = False, limit: int =
     return [_cycle(row) for row in connection.execute(query.limit(limit))]
 
 
+def matching(connection: Connection, query: sa.Select[Any]) -> list[Cycle]:
+    """The cycles that a query over the table's columns finds, in its order."""
+    return [_cycle(row) for row in connection.execute(query)]
+
+
 def last_finished(connection: Connection, model_id: str) -> str | None:
     """When the model's latest finished cycle ended (RFC 3339), for the cool-down."""
     latest: str | None = connection.execute(
@@ -125,6 +130,7 @@ def transition(
     if result.rowcount != 1:
         raise StaleCycle(f"cycle {cycle.cycle_id} is no longer at version {cycle.version}")
     _tell(connection, changed, detail or {})
+    notices.of_cycle(connection, changed)
     return changed
 
 
@@ -143,6 +149,12 @@ def get_manifest(connection: Connection, cycle_id: str) -> Manifest:
     """A cycle's manifest; raises `sqlalchemy.exc.NoResultFound` before it has one."""
     row = connection.execute(sa.select(manifests.c.document).where(manifests.c.cycle_id == cycle_id)).one()
     return Manifest.model_validate(row.document)
+
+
+def find_manifest(connection: Connection, cycle_id: str) -> Manifest | None:
+    """A cycle's manifest; None before it has one."""
+    row = connection.execute(sa.select(manifests.c.document).where(manifests.c.cycle_id == cycle_id)).one_or_none()
+    return None if row is None else Manifest.model_validate(row.document)
 
 
 def history(connection: Connection, cycle_id: str) -> list[dict[str, Any]]:

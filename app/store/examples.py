@@ -98,6 +98,19 @@ def trained_prompts(connection: Connection, domain: str) -> list[str]:
     return [row.prompt for row in rows]
 
 
+def trace_links(connection: Connection, example_ids: list[str], limit: int) -> list[str]:
+    """The links of followed examples among these (see `Lineage`), `limit` at most."""
+    found: list[str] = []
+    for start in range(0, len(example_ids), 500):
+        query = sa.select(examples.c.trace_links).where(
+            examples.c.example_id.in_(example_ids[start : start + 500]), examples.c.trace_links.is_not(None)
+        )
+        found += connection.execute(query.order_by(examples.c.example_id).limit(limit - len(found))).scalars()
+        if len(found) >= limit:
+            break
+    return found
+
+
 def waiting(connection: Connection, model_id: str, domain: str) -> list[Example]:
     """All examples that wait for a cycle, most urgent first, then oldest.
 
@@ -174,6 +187,7 @@ def _row(example: Example) -> dict[str, Any]:
         "partition": example.lineage.partition,
         "offset": example.lineage.offset,
         "trace_id": example.lineage.trace_id,
+        "trace_links": example.lineage.trace_links,
         "cycle_id": None,
         **example.model_dump(
             mode="json",
@@ -194,7 +208,13 @@ def _example(row: sa.Row[Any]) -> Example:
         identity=Identity(service=row.service, id=row.identity, fingerprint=row.fingerprint),
         event_id=row.event_id,
         classification=Classification(row.classification),
-        lineage=Lineage(topic=row.topic, partition=row.partition, offset=row.offset, trace_id=row.trace_id),
+        lineage=Lineage(
+            topic=row.topic,
+            partition=row.partition,
+            offset=row.offset,
+            trace_id=row.trace_id,
+            trace_links=row.trace_links,
+        ),
         domain=row.domain,
         model_id=row.model_id,
         subject_token=row.subject_token,

@@ -1,4 +1,4 @@
-"""The outbox: what a transaction wants told to Kafka or the audit engine, kept until it has been told.
+"""The outbox: what a transaction wants told to Kafka, the audit engine or the webhook, kept until it has been told.
 
 A change of state, its audit entry and the record it sends are written in one transaction; `app.relay` delivers them
 in the order of `seq`. A crash between delivery and `mark_delivered` repeats a delivery: audit entries carry an
@@ -19,12 +19,15 @@ from app.store.tables import outbox
 
 AUDIT = "audit"
 KAFKA = "kafka"
+WEBHOOK = "webhook"
 MAX_REFUSAL = 1000
+
+_ITEM = (outbox.c.seq, outbox.c.channel, outbox.c.destination, outbox.c.key, outbox.c.payload)
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxItem:
-    """One undelivered message. `destination` is a topic, or the audit entry's type."""
+    """One undelivered message. `destination` is a topic, or the audit entry's or the notice's type."""
 
     seq: int
     channel: str
@@ -46,11 +49,27 @@ def publish(connection: Connection, topic: str, key: str, record: dict[str, Any]
     _add(connection, KAFKA, topic, key, record)
 
 
-def pending(connection: Connection, limit: int = 100) -> list[OutboxItem]:
-    """The oldest undelivered messages, in order."""
+def notify(connection: Connection, kind: str, payload: dict[str, Any]) -> None:
+    """Queue a notice for the webhook; `app.store.notices` says which there are."""
+    _add(connection, WEBHOOK, kind, None, payload)
+
+
+def pending_notices(connection: Connection, limit: int = 100) -> list[tuple[OutboxItem, str]]:
+    """The oldest undelivered notices, in order, each with when it was written (RFC 3339, UTC)."""
     rows = connection.execute(
-        sa.select(outbox.c.seq, outbox.c.channel, outbox.c.destination, outbox.c.key, outbox.c.payload)
-        .where(outbox.c.delivered_at.is_(None))
+        sa.select(*_ITEM, outbox.c.created_at)
+        .where(outbox.c.delivered_at.is_(None), outbox.c.channel == WEBHOOK)
+        .order_by(outbox.c.seq)
+        .limit(limit),
+    )
+    return [(OutboxItem(*row[:5]), row.created_at) for row in rows]
+
+
+def pending(connection: Connection, limit: int = 100) -> list[OutboxItem]:
+    """The oldest undelivered audit entries and records, in order. Notices never hold these back."""
+    rows = connection.execute(
+        sa.select(*_ITEM)
+        .where(outbox.c.delivered_at.is_(None), outbox.c.channel != WEBHOOK)
         .order_by(outbox.c.seq)
         .limit(limit),
     )
@@ -71,9 +90,7 @@ def mark_refused(connection: Connection, seq: int, reason: str) -> None:
 def refused(connection: Connection, limit: int = 100) -> list[tuple[OutboxItem, str]]:
     """The messages that were refused for good, the latest first, each with the reason."""
     rows = connection.execute(
-        sa.select(
-            outbox.c.seq, outbox.c.channel, outbox.c.destination, outbox.c.key, outbox.c.payload, outbox.c.refusal
-        )
+        sa.select(*_ITEM, outbox.c.refusal)
         .where(outbox.c.refusal.is_not(None))
         .order_by(outbox.c.seq.desc())
         .limit(limit),

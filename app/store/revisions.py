@@ -32,6 +32,12 @@ def finished(connection: Connection, cycle_id: str) -> dict[str, sa.Row[Any]]:
     return {row.example_id: row for row in rows}
 
 
+def sample(connection: Connection, cycle_id: str, limit: int) -> list[sa.Row[Any]]:
+    """Some of a cycle's finished examples that still have their target, the same ones each time."""
+    query = sa.select(revisions).where(revisions.c.cycle_id == cycle_id, revisions.c.target != "")
+    return list(connection.execute(query.order_by(revisions.c.example_id).limit(limit)))
+
+
 def of_example(connection: Connection, example_id: str) -> list[sa.Row[Any]]:
     """What each cycle made of an example, the latest first."""
     query = sa.select(revisions).where(revisions.c.example_id == example_id).order_by(revisions.c.created_at.desc())

@@ -29,6 +29,8 @@ examples = sa.Table(
     sa.Column("partition", sa.Integer, nullable=False),
     sa.Column("offset", sa.BigInteger, nullable=False),
     sa.Column("trace_id", sa.String(64)),
+    # Of followed events alone: the spans that led here, as traceparents.
+    sa.Column("trace_links", sa.String(120)),
     sa.Column("domain", sa.Text, nullable=False),
     sa.Column("model_id", sa.Text, nullable=False),
     sa.Column("subject_token", sa.Text),
@@ -47,6 +49,9 @@ examples = sa.Table(
     sa.Index("ix_examples_event", "event_id"),
     sa.Index("ix_examples_subject", "subject_token"),
     sa.Index("ix_examples_created", "created_at"),
+    sa.Index("ix_examples_queue", "status", "priority", "created_at"),
+    # Holds all that counting what waits looks at, so that no row with its texts is read for it.
+    sa.Index("ix_examples_waiting", "status", "model_id", "domain", "subject_token", "created_at", "example_id"),
 )
 
 pending_feedback = sa.Table(
@@ -89,6 +94,7 @@ cycles = sa.Table(
         postgresql_where=sa.text("state NOT IN ('promoted','rejected','failed','cancelled')"),
     ),
     sa.Index("ix_cycles_state", "state"),
+    sa.Index("ix_cycles_created", "created_at"),
 )
 
 cycle_events = sa.Table(
@@ -189,6 +195,7 @@ ledger = sa.Table(
     sa.Column("fence", sa.BigInteger, nullable=False),
     sa.Column("created_at", _STAMP, nullable=False),
     sa.Index("ix_privacy_ledger_domain", "domain", "cohort"),
+    sa.Index("ix_privacy_ledger_cycle", "cycle_id", "cohort"),
 )
 
 cohorts = sa.Table(
@@ -214,6 +221,12 @@ outbox = sa.Table(
     # Why the receiver will never take it; such a message counts as dealt with, not as told.
     sa.Column("refusal", sa.Text),
     sa.Index("ix_outbox_undelivered", "delivered_at", "seq"),
+    sa.Index(
+        "ix_outbox_refused",
+        "seq",
+        sqlite_where=sa.text("refusal IS NOT NULL"),
+        postgresql_where=sa.text("refusal IS NOT NULL"),
+    ),
 )
 
 model_versions = sa.Table(
@@ -228,6 +241,9 @@ model_versions = sa.Table(
     sa.Column("statement", sa.JSON, nullable=False),
     sa.Column("evaluation", sa.JSON),
     sa.Column("created_at", _STAMP, nullable=False),
+    # Set while the last that happened to it is that it was rolled back: no rollback goes to such a version.
+    sa.Column("rolled_back_at", _STAMP),
+    sa.Column("rolled_back_reason", sa.Text),
 )
 
 deployments = sa.Table(
@@ -238,7 +254,48 @@ deployments = sa.Table(
     sa.Column("version_id", sa.String(64), sa.ForeignKey("model_versions.version_id")),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("created_at", _STAMP, nullable=False),
+    # `seq` of the deployment that it replaced, 0 for a model's first: of two that replace the same, one gets in.
+    sa.Column("previous", sa.Integer),
+    sa.Column("kind", sa.String(16), nullable=False, server_default="promotion"),
+    sa.Column("deployed_by", sa.Text, nullable=False, server_default=""),
+    sa.Column("comment", sa.Text, nullable=False, server_default=""),
+    sa.Column("decision_id", sa.String(64)),
     sa.Index("ix_deployments_model", "model_id", "seq"),
+    sa.Index("uq_deployments_previous", "model_id", "previous", unique=True),
+)
+
+champion_watch = sa.Table(
+    "champion_watch",
+    metadata,
+    sa.Column("deployment", sa.Integer, sa.ForeignKey("deployments.seq"), primary_key=True, autoincrement=False),
+    # As in `adherence`, over the evaluations of this deployment's version alone.
+    sa.Column("adherent", sa.Float, nullable=False),
+    sa.Column("weight", sa.Float, nullable=False),
+    sa.Column("evaluations", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", _STAMP, nullable=False),
+)
+
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("severity", sa.String(16), nullable=False),
+    sa.Column("model_id", sa.Text),
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+    sa.Column("created_at", _STAMP, nullable=False),
+)
+
+mirrored = sa.Table(
+    "mirrored",
+    metadata,
+    # What of the registry a mirror shows: a version by its id, or the aliases of a model by its name.
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("state", sa.String(200), nullable=False),
+    sa.Column("remote", sa.JSON, nullable=False),
+    sa.Column("mirrored_at", _STAMP, nullable=False),
 )
 
 cursors = sa.Table(
@@ -269,6 +326,7 @@ def _revisions_table(name: str) -> sa.Table:
 live_settings = _revisions_table("live_settings")
 switches = _revisions_table("switches")
 user_permissions = _revisions_table("user_permissions")
+access_grants = _revisions_table("access_grants")
 
 gpu_usage = sa.Table(
     "gpu_usage",
@@ -312,4 +370,28 @@ adherence_positions = sa.Table(
     sa.Column("topic", sa.String(249), primary_key=True),
     sa.Column("partition", sa.Integer, primary_key=True),
     sa.Column("next_offset", sa.BigInteger, nullable=False),
+)
+
+adherence_history = sa.Table(
+    "adherence_history",
+    metadata,
+    sa.Column("model_id", sa.String(200), primary_key=True),
+    sa.Column("domain", sa.String(200), primary_key=True),
+    # Of how many minutes a row is (1, 10, 60), and the first of them, such as 2026-03-02T09:16 (UTC). The last estimate
+    # within them stands.
+    sa.Column("span", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("minute", sa.String(16), primary_key=True),
+    sa.Column("mean", sa.Float, nullable=False),
+    sa.Column("evaluations", sa.BigInteger, nullable=False),
+    sa.Index("ix_adherence_history_minute", "span", "minute"),
+)
+
+worker_reports = sa.Table(
+    "worker_reports",
+    metadata,
+    sa.Column("worker", sa.String(200), primary_key=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("report", sa.JSON, nullable=False),
+    # Seconds since 1970 by the database's clock.
+    sa.Column("reported_at", sa.Float, nullable=False),
 )

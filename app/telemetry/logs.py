@@ -1,7 +1,7 @@
 """Structured logs: one JSON object a line, or a short text line on a terminal.
 
-Records carry what callers pass as `extra` (cycle, event and trace ids among them). Never pass an event's text or a
-secret: nothing here could tell it from any other word.
+A line of work that is traced names trace and span. Records carry what callers pass as `extra` (cycle, event and
+trace ids among them). Never pass an event's text or a secret: nothing here could tell it from any other word.
 """
 
 from __future__ import annotations
@@ -13,9 +13,23 @@ from typing import Any, Literal, TextIO
 
 import orjson
 
+from app.telemetry.correlation import log_fields
+
 _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 # Their INFO lines tell of each request or rebalance step; ours tell of what came of it.
-_CHATTY = ("httpx", "httpcore", "aiokafka", "faust", "mode", "alembic", "kafka", "uvicorn", "asyncio", "matplotlib")
+_CHATTY = (
+    "httpx",
+    "httpcore",
+    "aiokafka",
+    "faust",
+    "mode",
+    "alembic",
+    "kafka",
+    "uvicorn",
+    "asyncio",
+    "matplotlib",
+    "mlflow",
+)
 
 
 class JsonFormatter(logging.Formatter):
@@ -32,6 +46,7 @@ class JsonFormatter(logging.Formatter):
             "service": self.service,
             "logger": record.name,
             "message": record.getMessage(),
+            **log_fields(),
             **_extras(record),
         }
         if record.exc_info:

@@ -1,7 +1,7 @@
-"""The catalogue of a worker's own metrics: every name, type, label and meaning stands here.
+"""A worker's figures as metrics, read from its counters when Prometheus scrapes: counting costs the hot path nothing.
 
-Figures are read from the workers' counters when Prometheus scrapes, so counting costs the hot path nothing. The
-monitoring agent's metrics, which follow the engines, stand in `agents.monitoring.metrics`.
+What the metrics are called and mean stands in `catalogue`. The monitoring agent's, which follow the engines, are told
+of items as they come: `agents.monitoring.metrics`.
 """
 
 from __future__ import annotations
@@ -10,26 +10,25 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from agents.routing.message import Reason
+from app.store.alerts import CHAMPION_ROLLED_BACK
 from app.store.database import DatabaseUnavailable
+from app.telemetry.catalogue import BoundedLabels, Family, family
+from models.cycle import CycleState
 from models.event import Classification
 
 Snapshot = Callable[[], Mapping[str, Any]]
 
 OUTCOMES = ("routed", "filtered", "duplicate", "sampled_out", "dead_lettered")
+MAX_NAMES = 100
+"""Models and domains that have a series of their own."""
+JOBS = ("revise", "train", "evaluate")
 
-_ROUTING_COUNTS = {
-    "messages": "Kafka messages routed.",
-    "batches": "Batches routed.",
-    "redelivered": "Records routed again after a redelivery.",
-    "id_conflict": "Records whose id was claimed for other content; routed all the same.",
-    "unclaimed": "Records routed without a check for duplicates, because Redis was away.",
-    "claim_retries": "Attempts at claiming that found no Redis.",
-}
+_ROUTING_COUNTS = ("messages", "batches", "redelivered", "id_conflict", "unclaimed", "claim_retries")
 
 
 class RoutingCollector(Collector):
@@ -39,35 +38,24 @@ class RoutingCollector(Collector):
         self.snapshot = snapshot
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics as of now, all of one moment."""
+        """The metrics as of now, all of one moment. Labels that are known beforehand start at 0."""
         counts = self.snapshot()
-        yield CounterMetricFamily(
-            "flywheel_routing_records_in", "Records decoded, or counted as one when undecodable.", value=counts["in"]
-        )
-        outcomes = [(name, counts[name]) for name in OUTCOMES]
-        yield _counters("records_out", "What became of records; adds up to records_in.", ["outcome"], outcomes)
-        for name, help_text in _ROUTING_COUNTS.items():
-            yield CounterMetricFamily(f"flywheel_routing_{name}", help_text, value=counts[name])
+        yield family("flywheel_routing_records_in_total").add(counts["in"]).metric
+        yield _filled("flywheel_routing_records_out_total", [(name, counts[name]) for name in OUTCOMES])
+        for name in _ROUTING_COUNTS:
+            yield family(f"flywheel_routing_{name}_total").add(counts[name]).metric
         classified = [
             (outcome, kind.value, found.get(kind.value, 0))
             for outcome, found in counts["by_classification"].items()
             for kind in Classification
         ]
-        labels = ["outcome", "classification"]
-        yield _counters("classified", "Classified records by what became of them.", labels, classified)
+        yield _filled("flywheel_routing_classified_total", classified)
         reasons = [(reason.value, counts["by_reason"].get(reason.value, 0)) for reason in Reason]
-        yield _counters("dead_letters", "Records that can never be routed.", ["reason"], reasons)
-        scrubbed = sorted(counts["scrubbed"].items())
-        yield _counters("scrubbed", "Findings of personal data that were removed.", ["pattern"], scrubbed)
-        yield _histograms(
-            "flywheel_routing_stage_seconds", "Time a batch spent in a stage.", "stage", counts["latency"]
-        )
+        yield _filled("flywheel_routing_dead_letters_total", reasons)
+        yield _filled("flywheel_routing_scrubbed_total", sorted(counts["scrubbed"].items()))
+        yield _histograms("flywheel_routing_stage_seconds", counts["latency"])
         if "live" in counts:
-            yield GaugeMetricFamily(
-                "flywheel_routing_settings_revision",
-                "Revision of the live settings in force; 0 for the configured ones.",
-                value=counts["live"]["revision"],
-            )
+            yield family("flywheel_routing_settings_revision").add(counts["live"]["revision"]).metric
 
 
 class ConsumerCollector(Collector):
@@ -79,29 +67,19 @@ class ConsumerCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """The metrics as of now."""
         flow = self.snapshot()
-        lag = GaugeMetricFamily(
-            "flywheel_consumer_lag", "Offsets between what is committed and the end.", labels=["topic", "partition"]
-        )
+        lag = family("flywheel_consumer_lag")
         for topic, partitions in sorted(flow["lag"].items()):
             for partition, behind in partitions.items():
-                lag.add_metric([topic, partition], behind)
-        yield lag
-        yield GaugeMetricFamily(
-            "flywheel_consumer_records_open", "Kafka messages fetched and not yet done.", value=flow["records_open"]
-        )
-        yield GaugeMetricFamily(
-            "flywheel_consumer_batches_in_hand", "Batches taken and not yet done.", value=flow["batches_in_hand"]
-        )
-        yield _histograms(
-            "flywheel_consumer_delay_seconds",
-            "From Kafka's timestamp of a batch's oldest and newest message until all that came of the batch is safe.",
-            "message",
-            flow["delay"],
-        )
+                lag.add(behind, topic, partition)
+        yield lag.metric
+        yield family("flywheel_consumer_records_open").add(flow["records_open"]).metric
+        yield family("flywheel_consumer_batches_in_hand").add(flow["batches_in_hand"]).metric
+        yield family("flywheel_consumer_last_commit_timestamp_seconds").add(flow["last_commit"]).metric
+        yield _histograms("flywheel_consumer_delay_seconds", flow["delay"])
 
 
 class TraceCollector(Collector):
-    """Traces: `flywheel_trace_spans_total{outcome}`."""
+    """Traces: what became of ended spans."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
@@ -109,56 +87,122 @@ class TraceCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """The metrics as of now."""
         counts = self.snapshot()
-        spans = CounterMetricFamily(
-            "flywheel_trace_spans", "Ended spans by what became of them; routing loses nothing.", labels=["outcome"]
-        )
-        for outcome in ("exported", "failed", "dropped"):
-            spans.add_metric([outcome], counts[outcome])
-        yield spans
-        yield GaugeMetricFamily("flywheel_trace_spans_waiting", "Spans not delivered yet.", value=counts["waiting"])
+        outcomes = ("exported", "failed", "dropped")
+        yield _filled("flywheel_trace_spans_total", [(name, counts[name]) for name in outcomes])
+        yield family("flywheel_trace_spans_waiting").add(counts["waiting"]).metric
+
+
+class ClientCollector(Collector):
+    """How long Redis, Kafka and the store took to answer."""
+
+    def __init__(self, snapshot: Callable[[], Mapping[tuple[str, str], Any]]) -> None:
+        self.snapshot = snapshot
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics as of now."""
+        calls = family("flywheel_client_seconds")
+        for (client, operation), found in sorted(self.snapshot().items()):
+            calls.add_histogram(found, client, operation)
+        yield calls.metric
 
 
 class CurationCollector(Collector):
-    """Curation: `flywheel_curation_records_total{outcome}`."""
+    """Curation: what became of routed events."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
 
     def collect(self) -> Iterable[Metric]:
         """The metrics as of now."""
-        family = CounterMetricFamily(
-            "flywheel_curation_records", "Routed events by what became of them.", labels=["outcome"]
-        )
-        for outcome, count in sorted(self.snapshot().items()):
-            family.add_metric([outcome], count)
-        yield family
+        counts = dict(self.snapshot())
+        found = counts.pop("pii_found", 0)
+        yield _filled("flywheel_curation_records_total", sorted(counts.items()))
+        yield family("flywheel_pii_downstream_total").add(found, "curation").metric
+
+
+class TrainingCollector(Collector):
+    """Training: the job at work, and what its guard found. Never a loss: it would tell of single records."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics as of now; zeros while no job is at work."""
+        told = self.snapshot()
+        stage = told.get("stage")
+        for name, key in (("step", "done"), ("steps", "total")):
+            rows = [(job, told.get(key, 0) if job == stage else 0) for job in JOBS]
+            yield _filled(f"flywheel_training_{name}", rows)
+        yield family("flywheel_training_tokens_per_second").add(told.get("tokens_per_s", 0.0)).metric
+        yield family("flywheel_training_gpu_memory_bytes").add(told.get("gpu_memory_bytes", 0)).metric
+        yield family("flywheel_pii_downstream_total").add(told.get("pii_found", 0), "training").metric
 
 
 class StoreCollector(Collector):
-    """The store: cycles by state, messages that wait in the outbox."""
+    """The store: cycles and how they stand, adherence, champions, alerts, messages that wait in the outbox."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._bounded = BoundedLabels(MAX_NAMES)
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics as of now."""
+        try:
+            counts = self.snapshot()
+        except (SQLAlchemyError, DatabaseUnavailable):
+            yield family("flywheel_store_up").add(0).metric
+            return
+        yield family("flywheel_store_up").add(1).metric
+        states = [state.value for state in CycleState]
+        yield _filled("flywheel_cycles", [(state, counts["cycles"].get(state, 0)) for state in states])
+        open_cycles = counts["open_cycles"]
+        for name, key in (("age", "age_s"), ("idle", "idle_s")):
+            rows = [(state, open_cycles.get(state, {}).get(key, 0.0)) for state in states]
+            yield _filled(f"flywheel_cycle_{name}_seconds", rows)
+        yield family("flywheel_cycles_halted").add(int(counts["halted"])).metric
+        yield from self._adherence(counts["adherence"])
+        yield family("flywheel_outbox_pending").add(counts["outbox"]).metric
+        yield family("flywheel_outbox_oldest_seconds").add(counts["outbox_oldest_s"]).metric
+        yield family("flywheel_outbox_refused").add(counts["outbox_refused"]).metric
+        yield from self._champions(counts["champions"])
+        rollbacks = [
+            (self._bounded("model_id", row["model_id"]), row["kind"], row["count"]) for row in counts["rollbacks"]
+        ]
+        yield _filled("flywheel_champion_rollbacks_total", rollbacks)
+        kinds = sorted({CHAMPION_ROLLED_BACK, *counts["alerts"]})
+        yield _filled("flywheel_alerts_total", [(kind, counts["alerts"].get(kind, 0)) for kind in kinds])
+
+    def _champions(self, rows: Iterable[Mapping[str, Any]]) -> Iterable[Metric]:
+        found = [(self._bounded("model_id", row["model_id"]), row) for row in rows]
+        yield _filled("flywheel_champion_adherence", [(name, row["adherence"]) for name, row in found])
+        yield _filled("flywheel_champion_evaluations", [(name, row["evaluations"]) for name, row in found])
+
+    def _adherence(self, rows: Iterable[tuple[str, str, float, float]]) -> Iterable[Metric]:
+        means, weights = family("flywheel_adherence"), family("flywheel_adherence_weight")
+        shown: set[tuple[str, str]] = set()
+        for model_id, domain, mean, weight in rows:
+            place = self._bounded("model_id", model_id), self._bounded("domain", domain)
+            if place not in shown:
+                shown.add(place)
+                means.add(mean, *place)
+                weights.add(weight, *place)
+        yield means.metric
+        yield weights.metric
+
+
+class MirrorCollector(Collector):
+    """The registry's mirror in MLflow, as this worker keeps it."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
 
     def collect(self) -> Iterable[Metric]:
         """The metrics as of now."""
-        help_text = "Whether the store answered this scrape."
-        try:
-            counts = self.snapshot()
-        except (SQLAlchemyError, DatabaseUnavailable):
-            yield GaugeMetricFamily("flywheel_store_up", help_text, value=0)
-            return
-        yield GaugeMetricFamily("flywheel_store_up", help_text, value=1)
-        states = GaugeMetricFamily("flywheel_cycles", "Optimization cycles by state.", labels=["state"])
-        for state, count in sorted(counts["cycles"].items()):
-            states.add_metric([state], count)
-        yield states
-        yield GaugeMetricFamily(
-            "flywheel_outbox_pending", "Messages that wait for the audit engine or Kafka.", value=counts["outbox"]
-        )
-        yield GaugeMetricFamily(
-            "flywheel_outbox_refused", "Messages that the receiver will never take.", value=counts["outbox_refused"]
-        )
+        counts = self.snapshot()
+        yield family("flywheel_mirror_up").add(counts["up"]).metric
+        yield family("flywheel_mirror_pending").add(counts["pending"]).metric
+        yield family("flywheel_mirror_shown_total").add(counts["shown"]).metric
+        yield family("flywheel_mirror_failed_total").add(counts["failed"]).metric
 
 
 def new_registry() -> CollectorRegistry:
@@ -166,20 +210,19 @@ def new_registry() -> CollectorRegistry:
     return CollectorRegistry(auto_describe=False)
 
 
-def _counters(name: str, help_text: str, labels: list[str], rows: Iterable[tuple[Any, ...]]) -> CounterMetricFamily:
-    """A counter of the router; a row is its labels, then its value.
-
-    Labels that are known beforehand start at 0, or Prometheus does not see their first increase.
-    """
-    family = CounterMetricFamily(f"flywheel_routing_{name}", help_text, labels=labels)
-    for *row, value in rows:
-        family.add_metric(row, value)
-    return family
+def _filled(name: str, rows: Iterable[tuple[Any, ...]]) -> Metric:
+    """A counter or gauge; a row is its labels, then its value."""
+    filled: Family = family(name)
+    for *labels, value in rows:
+        filled.add(value, *labels)
+    metric: Metric = filled.metric
+    return metric
 
 
-def _histograms(name: str, help_text: str, label: str, rows: Mapping[str, Mapping[str, Any]]) -> HistogramMetricFamily:
-    """A histogram, from snapshots of `agents.histogram.Histogram` by label."""
-    family = HistogramMetricFamily(name, help_text, labels=[label], unit="seconds")
-    for row, histogram in rows.items():
-        family.add_metric([row], list(histogram["buckets"].items()), sum_value=histogram["sum"])
-    return family
+def _histograms(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Metric:
+    """A histogram, from snapshots of `agents.histogram.Histogram` by its one label."""
+    filled = family(name)
+    for label, found in rows.items():
+        filled.add_histogram(found, label)
+    metric: Metric = filled.metric
+    return metric

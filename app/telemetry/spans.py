@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import NoOpTracer, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import NoOpTracer, Span, SpanContext, SpanKind, TraceFlags
 
 from agents.routing import sample
 from agents.routing.identity import EventIdentity
@@ -32,7 +35,7 @@ log = logging.getLogger(__name__)
 MAX_LINKS = 128
 SCOPE = "flywheel.routing"
 
-_ROOT = Context()
+ROOT = Context()
 """No parent: whatever runs around a batch, its messages begin traces of their own."""
 
 
@@ -52,7 +55,9 @@ class Tracing:
         self.threshold_digits = f"{self.threshold:014x}".encode()
         self.service = service
         self._delivery = Delivery(endpoint, counts)
+        self.ids = Ids()
         provider = TracerProvider(
+            id_generator=self.ids,
             sampler=ALWAYS_ON,  # whoever starts a span has decided
             resource=Resource.create({"service.name": service, "service.version": __version__}),
             span_limits=SpanLimits(max_links=MAX_LINKS),
@@ -115,8 +120,9 @@ class SpanTrace:
         self._span.link(context)
         return self._span.header
 
-    def end(self) -> None:
-        """End the batch's spans: all that came of it is acknowledged."""
+    def end(self) -> str | None:
+        """End the batch's spans: all that came of it is acknowledged. Returns one's trace id."""
+        example = self._spans[0].header[3:35].decode() if self._spans else None
         self._leave()
         self._message = None
         now = time.time_ns()
@@ -126,6 +132,7 @@ class SpanTrace:
             except Exception as error:  # noqa: BLE001 - a fault of the tracer must not have the batch routed again
                 log.warning("A span was not ended: %s", where(error))
         self._spans.clear()
+        return example
 
     def _follows(self, event: Event, identity: EventIdentity) -> bool:
         randomness = sample.trace_randomness(event)
@@ -151,7 +158,7 @@ class MessageSpan:
         self._records = records
         self._span = tracing.tracer.start_span(
             f"{message.topic} process",
-            context=_ROOT,
+            context=ROOT,
             kind=SpanKind.CONSUMER,
             attributes={
                 "messaging.system": "kafka",
@@ -164,8 +171,7 @@ class MessageSpan:
             },
             start_time=started_ns,
         )
-        context = self._span.get_span_context()
-        self.header = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}".encode()
+        self.header = traceparent_of(self._span).encode()
         self._links: dict[bytes, None] = {}
         self.link(message_context(message.headers) if message.headers else None)
 
@@ -186,6 +192,36 @@ class MessageSpan:
             }
         )
         self._span.end(now_ns)
+
+
+class Ids(RandomIdGenerator):
+    """Random ids, but for a span that must have given ones."""
+
+    def __init__(self) -> None:
+        self._given: SpanContext | None = None
+
+    @contextmanager
+    def fixed(self, given: SpanContext) -> Iterator[None]:
+        """A span that is started within the block has the ids of `given`. From one thread only."""
+        self._given = given
+        try:
+            yield
+        finally:
+            self._given = None
+
+    def generate_trace_id(self) -> int:
+        """See the SDK."""
+        return super().generate_trace_id() if self._given is None else self._given.trace_id
+
+    def generate_span_id(self) -> int:
+        """See the SDK."""
+        return super().generate_span_id() if self._given is None else self._given.span_id
+
+
+def traceparent_of(span: Span) -> str:
+    """A span's own context as a `traceparent`."""
+    context = span.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def remote(traceparent: bytes) -> SpanContext:

@@ -9,9 +9,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
+from agents.curation.trace import CurationTrace, Untraced
 from agents.routing.trace import BatchTrace, ContextOnly
+from agents.training.trace import CycleTrace
+from agents.training.trace import Untraced as CycleUntraced
 from app.settings.sections import TelemetrySettings
+from app.store import Database
+
+if TYPE_CHECKING:
+    from app.telemetry.spans import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -46,23 +54,58 @@ class SpanCounts:
 
 
 @asynccontextmanager
-async def open_tracing(
-    settings: TelemetrySettings, service: str, counts: SpanCounts
-) -> AsyncIterator[Callable[[], BatchTrace]]:
-    """What begins a batch's trace; on exit, what has ended is delivered within `FLUSH_WITHIN_S`, or counted as dropped.
+async def open_tracer(settings: TelemetrySettings, service: str, counts: SpanCounts) -> AsyncIterator[Tracing | None]:
+    """The process's tracer; on exit, what has ended is delivered within `FLUSH_WITHIN_S`, or counted as dropped.
 
     Args:
-        settings: without an endpoint, or at a rate of 0, there are no spans.
+        settings: without an endpoint, or at a rate of 0, there are no spans, and None.
         service: the worker's `service.name`, which is also its consumer group.
         counts: gets what becomes of the spans.
     """
     if settings.otlp_endpoint is None or settings.trace_sample_rate == 0.0:
-        yield ContextOnly
+        yield None
         return
     from app.telemetry.spans import Tracing  # the SDK takes memory and start-up time
 
     tracing = Tracing(settings.otlp_endpoint, settings.trace_sample_rate, service, counts)
     try:
-        yield tracing.batch
+        yield tracing
     finally:
         await asyncio.to_thread(tracing.close, FLUSH_WITHIN_S)
+
+
+@asynccontextmanager
+async def open_tracing(
+    settings: TelemetrySettings, service: str, counts: SpanCounts
+) -> AsyncIterator[Callable[[], BatchTrace]]:
+    """What begins the trace of a router's batch; see `open_tracer`."""
+    async with open_tracer(settings, service, counts) as tracing:
+        yield ContextOnly if tracing is None else tracing.batch
+
+
+@asynccontextmanager
+async def open_curation_tracing(
+    settings: TelemetrySettings, service: str, counts: SpanCounts
+) -> AsyncIterator[CurationTrace]:
+    """What follows records through curation; see `open_tracer`."""
+    async with open_tracer(settings, service, counts) as tracing:
+        if tracing is None:
+            yield Untraced()
+            return
+        from app.telemetry.curation_spans import CurationSpans
+
+        yield CurationSpans(tracing)
+
+
+@asynccontextmanager
+async def open_cycle_tracing(
+    settings: TelemetrySettings, service: str, counts: SpanCounts, database: Database
+) -> AsyncIterator[CycleTrace]:
+    """What follows cycles through their stages; see `open_tracer`."""
+    async with open_tracer(settings, service, counts) as tracing:
+        if tracing is None:
+            yield CycleUntraced()
+            return
+        from app.telemetry.cycle_spans import CycleSpans
+
+        yield CycleSpans(tracing, database)

@@ -172,6 +172,12 @@ class ChunkConsumer(driver.Consumer):
         committed = self._committed_offset.get
         return {tp: max(0, end - (committed(tp) or 0)) for tp, end in ends.items() if end is not None}
 
+    def committed(self) -> dict[TP, tuple[int, int]]:
+        """Return (committed offset, end) for each assigned partition that was fetched from. From any thread."""
+        ends = {tp: self._thread.end(tp) for tp in self._assigned()}
+        committed = self._committed_offset.get
+        return {tp: (committed(tp) or 0, end) for tp, end in ends.items() if end is not None}
+
     def open_records(self) -> int:
         """How many fetched records are not yet done. May be called from any thread."""
         return self.positions.open_records()

@@ -1,50 +1,56 @@
-"""A worker's web: operations page, statistics, metrics, health; on the router the doors for events and reviews too."""
+"""A worker's web: pages, their API, statistics, metrics, health; doors for reviews and, on the router, for events."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-from collections.abc import AsyncIterator, Callable
+import http
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
-from fastapi.templating import Jinja2Templates
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
 from prometheus_client.exposition import choose_encoder
+from starlette.exceptions import HTTPException as AnyHTTPException
 
-from app import __version__
+from app import __version__, wiring
 from app.roles import Role
 from app.settings import Settings
-from app.store import cycles, examples
 from app.store.database import DatabaseUnavailable
+from app.web import health, live, signin
+from app.web.console import audit_log, cycle, dead_letters, models, overview, review, routing
+from app.web.console.parts import Console, make_templates
 from app.web.feedback import FeedbackIntake, add_feedback
 from app.web.gate import add_gate
+from app.web.guard import Guard
+from app.web.identity import Authenticator, Right
 from app.web.ingest import OtlpIngest
 from app.web.ingest_route import add_ingest
+from app.web.reporter import Reporter
+from app.web.security import BodyLimit, SecurityHeaders
+from app.web.sessions import SESSION_COOKIE, Signer
 
 if TYPE_CHECKING:
     from app.workers import WorkerState
 
-TEMPLATES = Jinja2Templates(directory=Path(__file__).parent / "templates")
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
-}
+STATIC = Path(__file__).parent / "static"
 
 
 def create_web(settings: Settings, role: Role, state: WorkerState) -> FastAPI:
-    """The ASGI application of a role. Nothing connects here; producers open with the worker."""
+    """The ASGI application of a role. Nothing connects here; what is needed opens with the worker."""
     ingest = OtlpIngest(settings) if role is Role.ROUTE else None
-    feedback = FeedbackIntake(settings) if role is Role.ROUTE else None
+    feedback = FeedbackIntake(settings)
+    reporter = Reporter(state, wiring.holder_name(role.value))
+    audit = audit_log.AuditReader(settings)
+    console = _console(settings, role, state, feedback, reporter)
     if ingest is not None:
         state.snapshots["ingest"] = ingest.snapshot
-    if feedback is not None:
-        state.snapshots["feedback"] = feedback.snapshot
+    state.snapshots["feedback"] = feedback.snapshot
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -52,75 +58,95 @@ def create_web(settings: Settings, role: Role, state: WorkerState) -> FastAPI:
             for door in (ingest, feedback):
                 if door is not None:
                     await stack.enter_async_context(door)
+            stack.push_async_callback(audit.aclose)
+            reporter.start()
+            stack.push_async_callback(asyncio.to_thread, reporter.stop)
             yield
 
-    # No page of FastAPI's own: it loads scripts from elsewhere, which the headers below forbid.
+    # No page of FastAPI's own: it loads scripts from elsewhere, which the headers forbid.
     title = f"Constitutional Flywheel: {role.value}"
-    app = FastAPI(title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    guard = [Depends(_bearer(settings))]
+    app = FastAPI(title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     if ingest is not None:
-        add_ingest(app, ingest, guard)
-    if feedback is not None:
-        add_feedback(app, feedback, guard)
+        # It has limits of its own, in requests under way.
+        add_ingest(app, ingest, [Depends(console.guard.needs(Right.INGEST, counted=False))])
+    add_feedback(app, console)
     if role is Role.TRAIN:
-        add_gate(app, state, guard)
-    _add_health(app)
-    _add_views(app, role, state, guard)
-
-    @app.middleware("http")
-    async def secure(request: Request, call_next: Callable[[Request], Any]) -> Response:
-        response: Response = await call_next(request)
-        response.headers.update(SECURITY_HEADERS)
-        return response
-
+        add_gate(app, state, [Depends(console.guard.needs(Right.DECIDE, counted=False))])
+    health.add(app, console)
+    _add_figures(app, role, state, console)
+    overview.add(app, console)
+    cycle.add(app, console, audit)
+    review.add(app, console)
+    dead_letters.add(app, console)
+    models.add(app, console)
+    routing.add(app, console)
+    audit_log.add(app, console, audit)
+    signin.add(app, console)
+    app.state.ticker = live.add(app, console)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    _add_errors(app, console)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(SecurityHeaders)
     return app
 
 
-def _add_health(app: FastAPI) -> None:
-    @app.get("/health/live")
-    async def live() -> dict[str, str]:
-        """The worker's loop turns."""
-        return {"status": "live"}
-
-    @app.get("/health/ready")
-    async def ready() -> dict[str, str]:
-        """The worker is up: Faust starts the web server once its agents run."""
-        return {"status": "ready"}
+def _console(
+    settings: Settings, role: Role, state: WorkerState, feedback: FeedbackIntake, reporter: Reporter
+) -> Console:
+    signer = Signer(wiring.session_key(settings), settings.web.session_hours)
+    authenticator = Authenticator(settings, lambda: state.database, signer)
+    guard = Guard(settings, authenticator, signer)
+    return Console(settings, role, state, guard, signer, reporter, feedback, make_templates())
 
 
-def _add_views(app: FastAPI, role: Role, state: WorkerState, guard: list[Any]) -> None:
-    @app.get("/stats", dependencies=guard)
+def _add_figures(app: FastAPI, role: Role, state: WorkerState, console: Console) -> None:
+    # Figures of a whole worker belong to all domains.
+    may_read = Depends(console.guard.needs(Right.VIEW, everywhere=True, counted=False))
+    may_view = Depends(console.guard.needs(Right.VIEW))
+
+    @app.get("/stats", tags=["figures"], dependencies=[may_read])
     async def stats() -> JSONResponse:
         """The worker's counters, and on roles with a store its counts, as JSON."""
         return JSONResponse(await asyncio.to_thread(_stats, role, state))
 
-    @app.get("/metrics", dependencies=guard)
+    @app.get("/metrics", tags=["figures"], dependencies=[may_read])
     async def metrics(request: Request) -> Response:
         """Prometheus or OpenMetrics text, as the scraper asks."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         body = await asyncio.to_thread(encode, state.registry)
         return Response(body, media_type=content_type)
 
-    @app.get("/", dependencies=guard)
-    async def page(request: Request) -> HTMLResponse:
-        """The operations page."""
-        shown = await asyncio.to_thread(_page, role, state)
-        return TEMPLATES.TemplateResponse(request, "operations.html", shown)
+    @app.get("/openapi.json", include_in_schema=False, dependencies=[may_view])
+    async def document() -> JSONResponse:
+        """This API's document."""
+        return JSONResponse(app.openapi())
 
 
-def _bearer(settings: Settings) -> Callable[[Request], None]:
-    expected = settings.web.token
+def _add_errors(app: FastAPI, console: Console) -> None:
+    """Browsers get errors as pages, and who has to sign in is led there; programs get them as JSON."""
 
-    def check(request: Request) -> None:
-        if expected is None:
-            return
-        # RFC 6750: the scheme, in any case, and the token.
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode("latin-1"), expected.get_secret_value().encode())
-        if scheme.lower() != "bearer" or not right:
-            raise HTTPException(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
+    async def refused(request: Request, error: Exception) -> Response:
+        if not isinstance(error, AnyHTTPException):
+            raise error
+        wants_page = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")
+        if not wants_page:
+            return await http_exception_handler(request, error)
+        if error.status_code == http.HTTPStatus.UNAUTHORIZED and "authorization" not in request.headers:
+            back = request.url.path if request.method == "GET" else "/"
+            answer = RedirectResponse(f"/sign-in?next={quote(back)}", 303)
+            answer.delete_cookie(SESSION_COOKIE)
+            return answer
+        try:
+            identity = await console.guard.authenticator.identify(request)
+        except HTTPException:
+            identity = None
+        context = {"status": error.status_code, "phrase": http.HTTPStatus(error.status_code).phrase,
+                   "detail": str(error.detail)}  # fmt: skip
+        page = await console.page(request, identity, "error.html", context, error.status_code)
+        page.headers.update(error.headers or {})
+        return page
 
-    return check
+    app.add_exception_handler(AnyHTTPException, refused)
 
 
 def _stats(role: Role, state: WorkerState) -> dict[str, Any]:
@@ -131,14 +157,3 @@ def _stats(role: Role, state: WorkerState) -> dict[str, Any]:
     except (sa.exc.SQLAlchemyError, DatabaseUnavailable) as error:
         stats["store"] = {"unavailable": type(error).__name__}
     return stats
-
-
-def _page(role: Role, state: WorkerState) -> dict[str, Any]:
-    shown = _stats(role, state) | {"cycles": [], "waiting": []}
-    try:
-        with state.database.read() as connection:
-            shown["cycles"] = cycles.list_cycles(connection, limit=20)
-            shown["waiting"] = examples.count_new(connection)
-    except (sa.exc.SQLAlchemyError, DatabaseUnavailable):
-        pass
-    return shown

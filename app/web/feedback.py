@@ -1,7 +1,7 @@
 """`POST /api/v1/feedback`: a reviewer's word on an earlier answer, through the same topic and router as every event.
 
 A correction becomes a training target as it stands, so it must come from somebody who may say so: the endpoint signs
-what it takes, but only where it asks its callers for a token. Without `web.token` anybody on this machine could
+what it takes, but only where it asks its callers who they are. Where the web is open anybody on this machine could
 speak; reviews are then taken unsigned, and a correction only raises its example's priority.
 """
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
+from functools import cached_property
 from types import TracebackType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 from aiokafka import AIOKafkaProducer
@@ -23,9 +24,15 @@ from agents.curation.signature import FIELD, sign
 from app import wiring
 from app.kafka import make_producer
 from app.settings import Settings
+from app.store import queue
 from app.store.database import utc_now
 from app.topics import AUDIT_EVENTS
+from app.web.identity import Identity, Right
 from models.event import Verdict
+from otel.scrub import Scrubber
+
+if TYPE_CHECKING:
+    from app.web.console.parts import Console
 
 SERVICE = "flywheel-feedback"
 SEND_TIMEOUT_S = 20.0
@@ -39,14 +46,15 @@ Reviewer = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1,
 class Review(BaseModel):
     """What a reviewer says. `feedback_id` makes a repeated request the same review; one is made up where it is absent.
 
-    `reviewer_id` should be an account's name: an address would be masked like any other personal data.
+    `reviewer_id` should be an account's name: an address would be masked like any other personal data. It is the
+    caller's own where the token is a person's; others have to name somebody.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     target_event_id: Reference
     verdict: Verdict
-    reviewer_id: Reviewer
+    reviewer_id: Reviewer | None = None
     corrected_response: Annotated[str, StringConstraints(strip_whitespace=True, max_length=65_536)] | None = None
     feedback_id: Reference | None = None
 
@@ -69,8 +77,7 @@ class FeedbackIntake:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._scrubber = wiring.scrubber(settings, "scrub")
-        self._key = wiring.feedback_key(settings) if settings.web.token is not None else None
+        self._key = None if settings.web.is_open else wiring.feedback_key(settings)
         self._counts: Counter[str] = Counter()
         self._producer: AIOKafkaProducer | None = None
 
@@ -84,6 +91,11 @@ class FeedbackIntake:
     ) -> None:
         if self._producer is not None:
             await self._producer.stop()
+
+    @cached_property
+    def _scrubber(self) -> Scrubber:
+        """Made with the first review: most workers get none."""
+        return wiring.scrubber(self._settings, "scrub")
 
     def snapshot(self) -> dict[str, int]:
         """Reviews since the worker started, by verdict."""
@@ -128,13 +140,32 @@ class FeedbackIntake:
         return Receipt(event_id=event["event_id"], signed=FIELD in event)
 
 
-def add_feedback(app: FastAPI, intake: FeedbackIntake, guard: list[Any]) -> None:
+def add_feedback(app: FastAPI, console: Console) -> None:
     """Add `POST /api/v1/feedback` to a worker's web."""
+    may = Depends(console.guard.needs(Right.FEEDBACK))
 
-    @app.post("/api/v1/feedback", dependencies=[*guard, Depends(_bounded)], status_code=202)
-    async def feedback(review: Review) -> Receipt:
+    @app.post("/api/v1/feedback", dependencies=[may, Depends(_bounded)], status_code=202, tags=["review"])
+    async def feedback(review: Review, identity: Identity = may) -> Receipt:
         """Take a reviewer's word on the answer of `target_event_id`."""
-        return await intake.take(review)
+        return await publish(console, identity, review)
+
+
+async def publish(console: Console, identity: Identity, review: Review) -> Receipt:
+    """Take a review in the name of whoever speaks. Raises HTTPException.
+
+    Who is limited to some data domains speaks only of what the store has in one of them; for the others the event need
+    not have arrived yet.
+    """
+    if identity.person is not None:
+        review = review.model_copy(update={"reviewer_id": identity.acting(review.reviewer_id)})
+    elif review.reviewer_id is None:
+        raise HTTPException(422, "reviewer_id is absent: name the reviewer")
+    if not identity.sees_all:
+        target = review.target_event_id
+        domain = await console.read(lambda connection: queue.domain_of_event(connection, target))
+        if domain is None or not identity.sees(domain):
+            raise HTTPException(404, f"there is no answer {target!r} in your data domains")
+    return await console.feedback.take(review)
 
 
 def _bounded(request: Request) -> None:

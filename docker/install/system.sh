@@ -3,9 +3,10 @@
 #
 # Usage: system.sh demo|test
 #   demo  a Python 3.11 to 3.13 that can make virtual environments; broker and Redis come in wheels
-#   test  also Redis, PostgreSQL, Java and Maven (for Apache Kafka), shellcheck
+#   test  also Redis, PostgreSQL, Java and Maven (for Apache Kafka), Prometheus with promtool, chromium (for the
+#         pages), shellcheck
 #
-# Debian's packages start their own Redis and PostgreSQL on the usual ports; nothing here uses those.
+# Debian's packages start their own Redis, PostgreSQL and Prometheus on the usual ports; nothing here uses those.
 #
 # Where it may not install, it says which command would, and ends well: what then is missing is reported by
 # the step that needs it, and tests skip it with the reason.
@@ -52,6 +53,8 @@ missing() {
     has_postgresql || echo postgresql
     has_java_17 || echo default-jre-headless
     has mvn || echo maven
+    has promtool || echo prometheus
+    has chromium || echo chromium
     has shellcheck || echo shellcheck
   fi
 }

@@ -71,6 +71,16 @@ def search(engine: Engine, wanted: EntryFilter, after: int, limit: int) -> Page[
     return Page([_stored(row) for row in rows], rows[-1]["seq"] if rows else after)
 
 
+def search_back(engine: Engine, wanted: EntryFilter, before: int | None, limit: int) -> Page[StoredEntry]:
+    """Entries that match, newest first, only those with a smaller number than `before` where it is given."""
+    columns = audit_entries.c
+    conditions = wanted.conditions() + ([] if before is None else [columns.seq < before])
+    query = select(audit_entries).where(*conditions).order_by(columns.seq.desc()).limit(limit)
+    with transaction(engine) as connection:
+        rows = [dict(row) for row in connection.execute(query).mappings()]
+    return Page([_stored(row) for row in rows], rows[-1]["seq"] if rows else before or 0)
+
+
 def recent_violations(engine: Engine, after: int | None, limit: int) -> Page[RecentViolation]:
     """One item for each violation of each validation. `limit` counts validations, so that none is split.
 

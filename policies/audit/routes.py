@@ -31,6 +31,7 @@ NEXT_CURSOR = "X-Next-Cursor"
 LOG_PATH = "/api/v1/log"
 
 Cursor = Annotated[int | None, Query(ge=0, le=MAX_CURSOR, description="X-Next-Cursor of the answer before")]
+Before = Annotated[int | None, Query(ge=0, le=MAX_CURSOR, description="the number of an entry, itself not among them")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
@@ -151,10 +152,17 @@ async def entries(
     since: Moment = None,
     until: Moment = None,
     after: Cursor = None,
+    before: Before = None,
+    newest: bool = False,
     limit: Limit = 100,
 ) -> Response:
-    """Search the log, oldest first. `since` is inclusive, `until` is not; a time without offset is UTC."""
+    """Search the log, oldest first. `since` is inclusive, `until` is not; a time without offset is UTC.
+
+    With `newest`, newest first: `before` then takes the place of `after`.
+    """
     wanted = EntryFilter(event_type, model_id, cycle_id, domain, since, until)
+    if newest:
+        return _answer(await asyncio.to_thread(queries.search_back, parts.engine, wanted, before, limit))
     return _answer(await asyncio.to_thread(queries.search, parts.engine, wanted, after or 0, limit))
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from benchmarks import overhead
 from benchmarks.cases import CASES, SCRUBBED, Sizes, fill_input, tell_outcome
 from benchmarks.messages import Form
 from benchmarks.profiling import ProfileKind
@@ -22,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what the arguments ask for; 1 where counts at the output topics were wrong."""
     asked = _parser().parse_args(arguments)
     with open_stage() as stage:
+        if asked.telemetry:
+            return 0 if overhead.measure(stage, asked.events, asked.telemetry)["counts_exact"] else 1
         if asked.profile:
             profile(stage, (asked.cases or CASES)[0], asked.events, ProfileKind(asked.profile))
             return 0
@@ -65,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", action="store_true", help="peak memory over 10,000 and 2,000,000 events")
     add("--claims", action="store_true", help="cost a record beside 0 and 5,000,000 claims")
     add("--startup", action="store_true", help="from process start to first routed batch")
+    add("--telemetry", nargs="?", const=5, type=_count, help="only what metrics and traces cost, over so many pairs")
     add("--full", action="store_true", help="all of the last three")
     add("--profile", nargs="?", const="sample", choices=[kind.value for kind in ProfileKind], help="ours, first case")
     add("--out", type=Path, default=RESULT, help="where the JSON document goes")

@@ -60,7 +60,6 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     config = cycle_config(Settings())
     prompts = _harmful(asked.prompts)
-    torch.set_num_threads(config.student.threads)
     local = StudentWriter(config.student, config.revision.max_new_tokens)
     figures: dict[str, Any] = {
         "prompts": len(prompts),
@@ -70,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         "max_new_tokens": config.revision.max_new_tokens,
     }
     judge = EngineJudge()
+    # The engine has threads of its own setting, for it is a process of its own elsewhere.
+    torch.set_num_threads(config.student.threads)
     figures |= _measured(local, judge, prompts, asked.repeat)
     _keep(asked.out, figures)
     with chat_endpoint(local.student) as served:

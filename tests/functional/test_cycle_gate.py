@@ -34,7 +34,8 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("gate")
     suite = folder / "suite.jsonl"
     suite.write_text(json.dumps({"prompt": "Why is the sky blue?", "expected": "comply"}) + "\n")
-    with running(folder, "mock", None, TINY | {"evaluation": {"suites": (suite,), "max_new_tokens": 8}}) as system:
+    evaluation = {"suites": (suite,), "max_new_tokens": 8, "public_prompts": 0}
+    with running(folder, "mock", None, TINY | {"evaluation": evaluation}) as system:
         system.start_engines()
         yield system
 

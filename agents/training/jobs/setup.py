@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,13 @@ from typing import Any
 import torch
 
 from agents.curation.manifest import keyed
+from agents.training.child import limit_memory
 from agents.training.config import CycleConfig, StudentConfig
 from agents.training.ml.base_model import load_model, locate_model, pick_device
 from agents.training.ml.chat import render_chat
 from agents.training.ml.generate import GenerationParams, GenerationRequest, Generator
 from app.store import Database
+from app.telemetry import correlation
 from app.telemetry.logs import set_up_logging
 from models.evaluation_api import Evaluation
 from policies.clients.audit_client import AuditClient
@@ -48,11 +52,13 @@ class Job:
         return keyed(self.config.digest_key.encode(), f"stream\x1f{self.cycle_id}\x1f{purpose}", name)
 
 
-def open_job(specification: dict[str, Any]) -> Job:
-    """Set a job up from the specification its parent sent."""
+def open_job(specification: dict[str, Any], processes: int = 1) -> Job:
+    """Set a job up from the specification its parent sent; `processes` of the job share the threads."""
     set_up_logging("training-job")
+    correlation.begin(specification.get("traceparent"))
     config = CycleConfig.model_validate(specification["config"])
-    torch.set_num_threads(config.student.threads)
+    limit_memory(config.job_memory_gb)
+    torch.set_num_threads(max(1, config.student.threads // processes))
     return Job(
         config=config,
         cycle_id=specification["cycle_id"],
@@ -76,20 +82,32 @@ class Student:
         """How many GPUs it holds."""
         return int(self.device.type == "cuda")
 
+    def peak_memory_mb(self) -> int:
+        """The most memory that this process has held so far: the GPU's where there is one, else its resident set."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device)) // 2**20
+        # Kilobytes on Linux, bytes on macOS.
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+
+    def gpu_memory_bytes(self) -> int:
+        """The most GPU memory that this process has held; 0 without a GPU."""
+        return int(torch.cuda.max_memory_reserved(self.device)) if self.gpus else 0
+
     def generator(self, model: Any | None = None) -> Generator:
         """A batched generator over this model, or over `model` with the same tokenizer."""
         return Generator(model or self.model, self.tokenizer, self.device, batch_size=self.config.batch_size)
 
     def request(
-        self, key: str, messages: Sequence[dict[str, str]], seed: bytes, prefill: str = ""
+        self, key: str, messages: Sequence[dict[str, str]], seed: bytes, prefill: str = "", room: int = 0
     ) -> GenerationRequest:
-        """One prompt, rendered by the model's own chat template."""
+        """One prompt, rendered by the model's own chat template; `room`: tokens beyond the configured limit."""
         ids = render_chat(
             self.tokenizer,
             messages,
             prefill,
             system=self.config.system_message,
-            max_tokens=self.config.prompt_tokens,
+            max_tokens=self.config.prompt_tokens + room,
         )
         return GenerationRequest(key, tuple(ids), seed)
 

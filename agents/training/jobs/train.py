@@ -1,11 +1,20 @@
-"""DP LoRA fine-tuning of a cycle: each step is reserved in the domain's ledger before it runs, checkpointed after."""
+"""DP LoRA fine-tuning of a cycle: each step is reserved in the domain's ledger before it runs, checkpointed after.
+
+Under torchrun the job's processes train together: the first one speaks with the worker, and writes ledger, checkpoints
+and adapter; the others only compute.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from typing import Any
 
-from agents.training.child import JobChannel
+import torch
+
+from agents.curation.manifest import check_unchanged
+from agents.training.child import Channel, JobChannel, SilentChannel
 from agents.training.jobs.setup import Job, Student, load_student, open_job
 from agents.training.ml.accounting import BudgetExhaustedError, Phase, epsilon_of
 from agents.training.ml.chat import encode_target, render_chat
@@ -21,13 +30,14 @@ from agents.training.ml.lora import (
 )
 from agents.training.ml.loss import TrainExample
 from agents.training.ml.plan import DpPlan
+from agents.training.ml.ranks import Ranks, joined_ranks
 from agents.training.planning import cost_of
 from agents.training.public import public_pairs
 from agents.training.statement import privacy_statement
 from app.store import cycles, examples, ledger, revisions
 from app.store.database import utc_now
 from app.store.leases import Lease
-from models.cycle import Cycle, TrainingPlan
+from models.cycle import Cycle, Manifest, TrainingPlan
 from models.privacy import LedgerEntry
 
 
@@ -35,22 +45,26 @@ class AdapterUnchanged(RuntimeError):
     """Training ended and left tensors as they were, or not finite: such an adapter is not to be used."""
 
 
-def main(specification: dict[str, Any], channel: JobChannel) -> dict[str, Any]:
+def main(specification: dict[str, Any], channel: Channel, ranks: Ranks | None = None) -> dict[str, Any]:
     """Train (or go on training) the cycle's adapter; returns its path, digest, privacy statement and figures."""
-    job = open_job(specification)
+    ranks = ranks or Ranks()
+    job = open_job(specification, ranks.size)
     lease = Lease(**specification["lease"])
     with job.database.read() as connection:
         cycle = cycles.get(connection, job.cycle_id)
-    if cycle is None or cycle.plan is None:
-        raise RuntimeError(f"cycle {job.cycle_id} has no plan to train by")
+        if cycle is None or cycle.plan is None:
+            raise RuntimeError(f"cycle {job.cycle_id} has no plan to train by")
+        manifest = check_unchanged(cycles.get_manifest(connection, job.cycle_id), cycle.manifest_digest)
     plan = cycle.plan
     student = load_student(job.config.student)
-    channel.progress(gpus=student.gpus)
-    data, n_private = _training_set(job, student, cycle)
+    channel.progress(gpus=student.gpus * ranks.size)
+    data, n_private = _training_set(job, student, manifest)
     started = time.monotonic()
     adapter = job.directory / "adapter"
     if not (adapter / "adapter_config.json").exists():
-        _train(job, student, cycle, plan, lease, data, channel)
+        _train(job, student, cycle, plan, lease, manifest.cohort, data, channel, ranks)
+    if not ranks.leads:
+        return {}
     statement = privacy_statement(job.config, job.database, cycle, n_private, len(data) - n_private)
     return {
         "path": str(adapter),
@@ -60,6 +74,7 @@ def main(specification: dict[str, Any], channel: JobChannel) -> dict[str, Any]:
         "training": {
             "seconds": round(time.monotonic() - started, 2),
             "steps": plan.steps,
+            "processes": ranks.size,
             "examples": n_private,
             "public": len(data) - n_private,
         },
@@ -72,12 +87,12 @@ def _train(
     cycle: Cycle,
     plan: TrainingPlan,
     lease: Lease,
+    cohort: int,
     data: list[TrainExample],
-    channel: JobChannel,
+    channel: Channel,
+    ranks: Ranks,
 ) -> None:
     config = job.config
-    with job.database.read() as connection:
-        cohort = cycles.get_manifest(connection, cycle.cycle_id).cohort
     # The initial weights precede all data; a seed of the cycle's id makes a resumed job start from the same ones.
     seed = int.from_bytes(job.seed("adapter", "initial")[:4], "big")
     spec = LoraSpec(plan.lora_rank, plan.lora_alpha, plan.lora_dropout, plan.target_modules)
@@ -86,7 +101,7 @@ def _train(
     checkpoints = job.directory / "checkpoints"
     latest = latest_checkpoint(checkpoints)
     done = int(latest.name.removeprefix("step-")) if latest else 0
-    noise = _noise(job, cycle, plan, plan.steps - done, cohort) if done < plan.steps else None
+    noise = _noise_of_all(job, cycle, plan, plan.steps - done, cohort, ranks)
     trainer = PrivateTrainer(
         model,
         data,
@@ -94,18 +109,23 @@ def _train(
         pad_id=int(student.tokenizer.pad_token_id),
         before_step=lambda _: _reserve(job, cycle, plan, noise or 0.0, lease, cohort),
         seed=config.privacy.fixed_seed,
+        ranks=ranks,
     )
     if latest is not None:
         load_checkpoint(trainer, latest)
     channel.progress(done=done, total=plan.steps)
     while noise is not None and not trainer.finished:
         report = trainer.step()
+        if not ranks.leads:
+            continue
         save_checkpoint(trainer, checkpoints)
         channel.progress(
             done=trainer.step_index,
             total=plan.steps,
+            gpu_memory_bytes=student.gpu_memory_bytes(),
             tokens_per_s=round(report.tokens / max(report.seconds, 1e-9), 1),
             epsilon=round(_spent(job, cycle, plan, cohort), 3),
+            memory_mb=student.peak_memory_mb(),
         )
     trainer.close()
     shift = weights_moved(before, adapter_state(model))
@@ -114,7 +134,8 @@ def _train(
             f"{shift.unmoved} of {shift.tensors} adapter tensors did not move and {shift.not_finite} are not finite: "
             "the adapter is not saved; check learning rate and data",
         )
-    save_adapter(model, job.directory / "adapter", base_name=plan.base_model)
+    if ranks.leads:
+        save_adapter(model, job.directory / "adapter", base_name=plan.base_model)
 
 
 def _dp_plan(job: Job, plan: TrainingPlan, noise: float | None) -> DpPlan:
@@ -127,6 +148,18 @@ def _dp_plan(job: Job, plan: TrainingPlan, noise: float | None) -> DpPlan:
         micro_batch=job.config.tuning.micro_batch,
         learning_rate=plan.learning_rate,
     )
+
+
+def _noise_of_all(
+    job: Job, cycle: Cycle, plan: TrainingPlan, remaining: int, cohort: int, ranks: Ranks
+) -> float | None:
+    """The noise that the first process solved, in every process; None: there is no step to take."""
+    solved = torch.full((1,), torch.nan, dtype=torch.float64)
+    if ranks.leads and remaining > 0:
+        noise = _noise(job, cycle, plan, remaining, cohort)
+        solved[0] = torch.nan if noise is None else noise
+    told = float(ranks.same(solved))
+    return None if math.isnan(told) else told
 
 
 def _noise(job: Job, cycle: Cycle, plan: TrainingPlan, remaining: int, cohort: int) -> float | None:
@@ -170,11 +203,12 @@ def _history(job: Job, cycle: Cycle, cohort: int) -> list[tuple[float, float, in
         return ledger.phases(connection, cycle.domain, cohort)
 
 
-def _training_set(job: Job, student: Student, cycle: Cycle) -> tuple[list[TrainExample], int]:
-    """Private examples in the order of their ids, then the public ones; and how many are private."""
+def _training_set(job: Job, student: Student, manifest: Manifest) -> tuple[list[TrainExample], int]:
+    """The manifest's examples in the order of their ids, then the public ones; and how many are the manifest's."""
+    members = {member.example_id for member in manifest.members}
     with job.database.read() as connection:
-        finished = revisions.finished(connection, cycle.cycle_id)
-        used = sorted(name for name, row in finished.items() if revisions.usable(row))
+        finished = revisions.finished(connection, manifest.cycle_id)
+        used = sorted(name for name, row in finished.items() if name in members and revisions.usable(row))
         stored = examples.get(connection, used)
     pairs = [(stored[name].prompt, finished[name].target) for name in used if stored[name].prompt]
     n_private = len(pairs)
@@ -195,5 +229,21 @@ def _example(job: Job, student: Student, prompt: str, target: str) -> TrainExamp
     return TrainExample(tuple(prompt_ids), tuple(target_ids))
 
 
+def _take_part() -> None:
+    """This process's part: with the worker at the other end of its pipes, or as one that helps the first."""
+    with joined_ranks() as ranks:
+        if ranks.leads:
+            JobChannel().run(lambda specification, channel: main(_shared(ranks, specification), channel, ranks))
+        else:
+            main(_shared(ranks, None), SilentChannel(), ranks)
+
+
+def _shared(ranks: Ranks, specification: dict[str, Any] | None) -> dict[str, Any]:
+    """The specification that the first process was given."""
+    told = ranks.same_text(None if specification is None else json.dumps(specification))
+    shared: dict[str, Any] = json.loads(told)
+    return shared
+
+
 if __name__ == "__main__":
-    JobChannel().run(main)
+    _take_part()

@@ -25,6 +25,7 @@ from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processe
 from agents.training.ml.loss import TrainExample, collate, per_example_loss
 from agents.training.ml.plan import DpPlan
 from agents.training.ml.randomness import Keystream, RandomSource, poisson_draw
+from agents.training.ml.ranks import Ranks
 
 BeforeStep = Callable[[int], None]
 
@@ -61,9 +62,15 @@ class StepReport:
 
 
 class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped here
-    """Opacus' DP optimizer with noise from a keystream, which must be set anew for every step."""
+    """Opacus' DP optimizer with noise from a keystream, which must be set anew for every step.
+
+    Where several processes train together (``ranks``), their clipped sums are added up before the noise is, by the
+    first of them. Opacus' ``DistributedDPOptimizer`` adds the other sums to what is noisy and rounded already; where
+    they cancel out, low bits show that the noise did not cover.
+    """
 
     keystream: Keystream | None = None
+    ranks: Ranks = Ranks()
 
     def add_noise(self) -> None:
         """Put the clipped sum plus noise of deviation ``noise_multiplier x max_grad_norm`` into each gradient.
@@ -71,6 +78,23 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
         The sum is formed in float64 and rounded once, so that the low bits of a float32 gradient hide
         nothing the noise did not cover (cf. Mironov 2012).
         """
+        if self.ranks.size == 1:
+            self._add_noise()
+            return
+        sums = [parameter.summed_grad for parameter in self.params]
+        sizes = [part.numel() for part in sums]
+        flat = self.ranks.total(torch.cat([part.flatten() for part in sums]))
+        for part, total in zip(sums, torch.split(flat, sizes), strict=True):
+            part.copy_(total.view_as(part))
+        if self.ranks.leads:
+            self._add_noise()
+            flat = torch.cat([parameter.grad.flatten() for parameter in self.params])
+        noisy = torch.split(self.ranks.same(flat), sizes)
+        for parameter, gradient in zip(self.params, noisy, strict=True):
+            parameter.grad = gradient.view_as(parameter).clone()
+        self.keystream = None
+
+    def _add_noise(self) -> None:
         if self.keystream is None:
             raise RuntimeError("a private step has no keystream: set SecureDPOptimizer.keystream before it")
         deviation = self.noise_multiplier * self.max_grad_norm
@@ -93,6 +117,10 @@ class PrivateTrainer:
     ``seed`` repeats a run and marks it ``non_private``, as does a plan without noise. ``authored_data`` says
     that no example comes from a person, and lets ``StepReport.authored`` be filled.
 
+    ``ranks``: the processes that train together, each with the same model, examples and plan. The first one draws
+    each batch and calls ``before_step``; each works on its share of the batch, and all end with the same weights.
+    ``StepReport.authored`` speaks of a process's own share.
+
     An exception inside ``step`` leaves the trainer unusable: go back to the last checkpoint.
     Raises ``HalfPrecisionError``, and ``ValueError`` where there is nothing to train or to train on.
     """
@@ -107,8 +135,10 @@ class PrivateTrainer:
         before_step: BeforeStep | None = None,
         seed: int | None = None,
         authored_data: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.plan = plan
+        self.ranks = ranks or Ranks()
         self.step_index = 0
         self._examples = list(examples)
         self._pad_id = pad_id
@@ -130,6 +160,7 @@ class PrivateTrainer:
             max_grad_norm=plan.max_grad_norm,
             expected_batch_size=plan.sample_rate * len(self._examples),
         )
+        self._optimizer.ranks = self.ranks
         self._step_tokens = round(plan.sample_rate * sum(len(example) for example in self._examples))
 
     @property
@@ -156,12 +187,10 @@ class PrivateTrainer:
         if self.finished:
             raise TrainingFinishedError(f"the plan's {self.plan.steps} steps are done: save the adapter")
         index = self.step_index
-        if self._before_step is not None:
+        if self._before_step is not None and self.ranks.leads:
             self._before_step(index)
         started = time.perf_counter()
-        stream = self._source.stream(index)
-        drawn = poisson_draw(stream, len(self._examples), self.plan.sample_rate)
-        self._optimizer.keystream = stream
+        drawn = self._draw(index)
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate_at(index)
         with self._repeatable_dropout(index):
@@ -177,10 +206,20 @@ class PrivateTrainer:
         """Record that the weights carry steps without valid noise: the run stays ``non_private``."""
         self._tainted = True
 
+    def _draw(self, index: int) -> list[int]:
+        """The step's Poisson batch, the same in every process; the noise of the step comes from the same stream."""
+        member = torch.zeros(len(self._examples), dtype=torch.uint8)
+        if self.ranks.leads:
+            stream = self._source.stream(index)
+            member[poisson_draw(stream, len(self._examples), self.plan.sample_rate)] = 1
+            self._optimizer.keystream = stream
+        drawn: list[int] = self.ranks.same(member).nonzero().flatten().tolist()
+        return drawn
+
     def _run(self, drawn: list[int]) -> AuthoredReport:
-        """Accumulate the clipped gradients of ``drawn`` in micro-batches, then take the noisy step."""
-        # Examples of like length together: padding is work too.
-        ordered = sorted(drawn, key=lambda index: len(self._examples[index]))
+        """Accumulate the clipped gradients of this process's share in micro-batches, then take the noisy step."""
+        # Examples of like length together: padding is work too. Shares of like length: nobody waits for another.
+        ordered = sorted(drawn, key=lambda index: len(self._examples[index]))[self.ranks.rank :: self.ranks.size]
         size = self.plan.micro_batch
         parts = [ordered[start : start + size] for start in range(0, len(ordered), size)] or [[]]
         total, largest = 0.0, 0.0
@@ -198,7 +237,7 @@ class PrivateTrainer:
                 f"step {self.step_index} left weights that are not finite: lower the learning rate, and "
                 "resume from the checkpoint before it"
             )
-        return AuthoredReport(len(drawn), total / len(drawn) if drawn else None, largest)
+        return AuthoredReport(len(ordered), total / len(ordered) if ordered else None, largest)
 
     def _backward(self, part: list[int]) -> float:
         """Fill ``grad_sample`` of every trained weight for one micro-batch; the sum of its losses."""
@@ -233,7 +272,8 @@ class PrivateTrainer:
             yield
             return
         with torch.random.fork_rng():
-            torch.manual_seed(int.from_bytes(self._source.derived(f"dropout {index}")[:7], "big"))
+            purpose = f"dropout {index}" if self.ranks.leads else f"dropout {index} {self.ranks.rank}"
+            torch.manual_seed(int.from_bytes(self._source.derived(purpose)[:7], "big"))
             yield
 
 

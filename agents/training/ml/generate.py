@@ -25,6 +25,7 @@ from agents.training.ml.randomness import unit_interval
 
 Progress = Callable[[int, int], None]
 
+_BLOCK = 256
 BUCKET = 64
 """Prompts are padded to multiples of so many tokens."""
 
@@ -224,13 +225,27 @@ class _RowSampler(LogitsProcessor):  # type: ignore[misc]  # transformers is unt
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
     def _draw(self, scores: torch.Tensor) -> torch.Tensor:
-        weights = torch.softmax(scores.double() / self._params.temperature, dim=-1)
-        order: torch.Tensor | None = None
-        if self._params.top_p < 1:
-            weights, order = weights.sort(dim=-1, descending=True, stable=True)
-            before = weights.cumsum(dim=-1) - weights
-            weights = weights.masked_fill(before >= self._params.top_p, 0.0)
-        cdf = weights.cumsum(dim=-1)
-        point = self._draws[:, self._step, None] * cdf[:, -1:]
-        chosen = torch.searchsorted(cdf, point, right=True).clamp_(max=cdf.shape[-1] - 1)
-        return chosen if order is None else order.gather(1, chosen)
+        # Sums need float64, the softmax does not: in float64 it took an eighth of all the time of a generation.
+        weights = torch.softmax(scores / self._params.temperature, dim=-1)
+        draws = self._draws[:, self._step, None]
+        if self._params.top_p == 1:
+            return _inverse_cdf(weights, draws)
+        weights, order = weights.double().sort(dim=-1, descending=True, stable=True)
+        before = weights.cumsum(dim=-1) - weights
+        return order.gather(1, _inverse_cdf(weights.masked_fill(before >= self._params.top_p, 0.0), draws))
+
+
+def _inverse_cdf(weights: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """The index at which each row's running sum passes ``draws`` (in [0, 1)) of its total; ``(rows, 1)``.
+
+    First among the sums of blocks, then inside the block: the whole running sum of a vocabulary is not needed.
+    """
+    rows, count = weights.shape
+    blocks = torch.nn.functional.pad(weights, (0, -count % _BLOCK)).view(rows, -1, _BLOCK)
+    ends = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    point = draws * ends[:, -1:]
+    block = torch.searchsorted(ends, point, right=True).clamp_(max=ends.shape[-1] - 1)
+    before = torch.nn.functional.pad(ends, (1, 0)).gather(1, block)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).squeeze(1).double().cumsum(dim=-1)
+    within = torch.searchsorted(inside, point - before, right=True).clamp_(max=_BLOCK - 1)
+    return (block * _BLOCK + within).clamp_(max=count - 1)

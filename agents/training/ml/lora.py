@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
 
-ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
-
-
-class AdapterError(ValueError):
-    """An adapter directory is incomplete, or its weights cannot be used."""
+from agents.training.adapter import ADAPTER_FILES as ADAPTER_FILES
+from agents.training.adapter import AdapterError as AdapterError
+from agents.training.adapter import adapter_digest as adapter_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +106,12 @@ def load_adapter(base: Any, directory: Path, *, trainable: bool = False) -> Any:
     return model.train(trainable)
 
 
-def adapter_digest(directory: Path) -> str:
-    """SHA-256 over the names, sizes and bytes of the adapter's two files, hexadecimal."""
-    digest = hashlib.sha256()
-    for name in ADAPTER_FILES:
-        file = directory / name
-        if not file.is_file():
-            raise AdapterError(f"{directory} holds no {name}: it is not an adapter directory")
-        content = file.read_bytes()
-        digest.update(f"{name}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
+def unload_adapter(model: Any) -> Any:
+    """The base model that ``load_adapter`` put ``model`` over, as it was before: its layers, bit for bit.
+
+    So several adapters are tried on one base in memory, one after the other. ``model`` is of no use afterwards.
+    """
+    return model.unload()
 
 
 def weights_moved(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> WeightShift:

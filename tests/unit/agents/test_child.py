@@ -26,7 +26,7 @@ JOB = """
 import ctypes, os, signal, sys, time
 print("a library greets, at import")
 print(12345)
-from agents.training.child import JobChannel
+from agents.training.child import JobChannel, limit_memory
 
 class OwnError(RuntimeError):
     pass
@@ -47,6 +47,13 @@ def main(specification, channel):
         raise OwnError("x" * 5000)
     if what == "exit":
         os._exit(3)
+    if what == "hoard":
+        if specification["in"] == "torch":
+            import torch
+        limit_memory(specification["gigabytes"])
+        if specification["in"] == "torch":
+            return {"held": torch.zeros(2**31, dtype=torch.uint8).numel()}
+        return {"held": len(bytearray(2**31))}
     if what == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel.progress(pid=os.getpid(), total=1)
@@ -129,6 +136,16 @@ async def test_what_libraries_print_is_no_message(capfd: pytest.CaptureFixture[s
     assert "from C, without an end" in err
     assert err.count("forged") == 2
     assert "Forged" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA covers all private memory on Linux only")
+@pytest.mark.parametrize("held_in", ["python", pytest.param("torch", marks=pytest.mark.torch)])
+async def test_a_job_that_takes_more_memory_than_it_may_ends_with_the_remedy(held_in: str) -> None:
+    hoard = {"do": "hoard", "in": held_in}
+    assert await run({**hoard, "gigabytes": 0}, Told(), WITHIN_S) == {"held": 2**31}
+    with pytest.raises(JobFailed, match=r"raise training\.job_memory_gb") as raised:
+        await run({**hoard, "gigabytes": 1.0}, Told(), WITHIN_S)
+    assert raised.value.kind == "MemoryLimit"
 
 
 async def test_an_error_comes_with_its_kind_and_a_bounded_message() -> None:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +17,13 @@ from curation_model import PlainModel, key_of, stored
 from hypothesis import HealthCheck, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
+from registry_parts import trained
 
 from agents.curation import signature
 from agents.curation.curator import CuratedRecord, CurationRules, Curator
 from agents.curation.examples import to_example
 from agents.curation.triggers import AgeTrigger, CountTrigger, DriftTrigger, Triggers
-from app.store import Database, adherence, cycles, examples, outbox, switches
+from app.store import Database, adherence, cycles, examples, outbox, switches, watch
 from app.store.database import utc_now
 from app.store.tables import examples as examples_table
 from app.store.tables import pending_feedback
@@ -151,7 +154,7 @@ def test_an_event_without_its_classification_is_counted(database: Database) -> N
     bare = violation("e1")
     del bare["event_classification"]
     assert Curator(database, NEVER).store(records([bare])) == {"invalid": 1} | dict.fromkeys(
-        ("examples", "examples_known", "feedback", "feedback_applied", "evaluations"), 0
+        ("examples", "examples_known", "feedback", "feedback_applied", "evaluations", "evaluations_of_champions"), 0
     )
 
 
@@ -367,3 +370,34 @@ def test_text_beyond_its_retention_is_forgotten(database: Database) -> None:
     curator.store(records([violation("e1")]))
     with database.read() as connection:
         assert examples.get(connection, [key_of(violation("e1"))])[key_of(violation("e1"))].prompt == ""
+
+
+def test_a_champions_evaluations_are_counted_with_their_positions(database: Database, tmp_path: Path) -> None:
+    """By its version, or since it was deployed; history that is routed anew, in whatever form its time is, does not."""
+    with database.write() as connection:
+        champion = trained(connection, tmp_path, state=CycleState.PROMOTED)
+    now = time.time() + 60
+    stamp = datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z")
+    told = [
+        {"model_version": champion},
+        {"timestamp": stamp},
+        {"timestamp": now},
+        {"timestamp": "yesterday"},
+        {"timestamp": datetime.fromtimestamp(now, timezone(timedelta(hours=-9))).isoformat()},
+        {},
+        {"timestamp": 1_700_000_000},
+        {"timestamp": "2024-01-01T00:00:00Z"},
+        {"model_version": "another"},
+        {"processing_timestamp": "2024-01-01T00:00:00.000000Z"},
+        {"processing_timestamp": None},
+    ]
+    events = [evaluation(n, 0.1, 0.2, **({"processing_timestamp": stamp} | one)) for n, one in enumerate(told)]
+    curator = Curator(database, NEVER)
+    for _ in range(2):
+        curator.store(delivered(events))
+    assert curator.counts["evaluations"] == len(told)
+    assert curator.counts["evaluations_of_champions"] == 6
+    with database.read() as connection:
+        (seen,) = watch.champions(connection)
+    assert (seen.version_id, seen.evaluations, seen.mean) == (champion, 6, 0.0)
+    assert seen.weight == pytest.approx(30, rel=0.05), "each stands for five"

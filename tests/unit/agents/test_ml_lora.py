@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from agents.training.ml.lora import (  # noqa: E402
     attach_adapter,
     load_adapter,
     save_adapter,
+    unload_adapter,
     weights_moved,
 )
 
@@ -131,3 +133,32 @@ def test_movement_is_told_from_standing_still_and_from_breaking() -> None:
     assert not weights_moved(before, broken).moved
     with pytest.raises(AdapterError, match="one run"):
         weights_moved(before, {})
+
+
+def test_a_base_is_itself_again_once_an_adapter_is_unloaded(tmp_path: Path) -> None:
+    trained = trained_adapter()
+    save_adapter(trained, tmp_path / "first", base_name="base")
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if "lora_" in name:
+                parameter.mul_(-0.5)
+    save_adapter(trained, tmp_path / "second", base_name="base")
+    ids = torch.arange(12)[None]
+
+    def logits(model: Any) -> Any:
+        with torch.inference_mode():
+            return model.eval()(ids).logits
+
+    alone = logits(load_adapter(base_model(), tmp_path / "second"))
+    base = base_model()
+    before = logits(base)
+    first = load_adapter(base, tmp_path / "first")
+    assert not torch.equal(logits(first), before)
+    base = unload_adapter(first)
+    assert torch.equal(logits(base), before)
+    assert not [name for name, _ in base.named_parameters() if "lora" in name]
+    with warnings.catch_warnings():
+        # PEFT warns where it finds a model that another adapter was left in.
+        warnings.simplefilter("error")
+        second = load_adapter(base, tmp_path / "second")
+    assert torch.equal(logits(second), alone)

@@ -143,7 +143,7 @@ def test_without_apt_the_missing_packages_are_named(bare: Path) -> None:
     assert done.returncode == 0
     assert "Not a Debian or Ubuntu" in done.stderr
     assert "redis-server" in done.stderr
-    assert "default-jre-headless maven shellcheck" in done.stderr
+    assert "default-jre-headless maven prometheus chromium shellcheck" in done.stderr
 
 
 def test_without_root_and_sudo_the_command_is_named(bare: Path) -> None:

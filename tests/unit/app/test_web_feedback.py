@@ -73,7 +73,7 @@ async def test_what_is_refused_says_why(tmp_path: Path, body: dict[str, Any], st
     configured = settings(tmp_path)
     transport = httpx.ASGITransport(app=create_web(configured, Role.ROUTE, WorkerState(configured, Role.ROUTE)))
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://worker", headers=headers) as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as http:
         answer = await http.post(PATH, json=body)
         assert answer.status_code == status
         assert named in answer.text

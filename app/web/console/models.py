@@ -1,0 +1,198 @@
+"""`/models`: what serves, what was trained, and stepping back.
+
+Promotion is the gate's: a cycle's candidate is promoted by its own last stage, or by `flywheel models promote`, which
+asks the same gate. Stepping back needs no gate: it is always to something that served before, or to the base model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import HTMLResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.engine import Connection
+
+from app.store import registry
+from app.store.registry import Authority, Kind, StaleDeployment
+from app.store.tables import cycles, deployments, model_versions
+from app.web.console.cycle import Done
+from app.web.console.overview import Record
+from app.web.console.parts import Console, absent
+from app.web.identity import Identity, Right
+
+MOST_VERSIONS = 20
+MOST_DEPLOYMENTS = 10
+
+
+class Version(Record):
+    """One trained adapter, with the figures of its evaluation. `state`: of its cycle."""
+
+    version_id: str
+    cycle_id: str
+    domain: str
+    state: str
+    base_model: str
+    created_at: str
+    epsilon: float | None
+    adherence: float | None
+    over_refusal: float | None
+    serves: bool
+
+
+class Deployment(Record):
+    """One change of what serves; `version_id` is None for the base model."""
+
+    version_id: str | None
+    reason: str
+    created_at: str
+
+
+class Model(Record):
+    """One model: the champion (None: the base model), what a step back would lead to, and how it came to be so."""
+
+    model_id: str
+    champion: str | None
+    back_to: str | None
+    can_step_back: bool
+    versions: list[Version]
+    deployments: list[Deployment]
+
+
+class StepBack(BaseModel):
+    """Who steps back from which champion, and why: a step from one that serves no more is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    champion: str
+    comment: str = Field(min_length=1, max_length=500)
+    by: str | None = None
+
+
+def add(app: FastAPI, console: Console) -> None:
+    """Add the page, its JSON, and stepping back."""
+    may = Depends(console.guard.needs(Right.VIEW))
+    may_operate = Depends(console.guard.needs(Right.OPERATE))
+
+    async def step_back(identity: Identity, model_id: str, asked: StepBack) -> str:
+        by = identity.acting(asked.by)
+
+        def change(connection: Connection) -> str:
+            found = [model for model in read_models(connection, identity) if model.model_id == model_id]
+            if not found or not _domains(connection, model_id) <= _sees(identity, connection, model_id):
+                raise absent(f"model {model_id!r} whose domains are all yours")
+            model = found[0]
+            if model.champion is None or model.champion != asked.champion:
+                serving = model.champion or "the base model"
+                raise HTTPException(409, f"{serving} serves {model_id} now, not {asked.champion}: look again")
+            deployed, target = registry.current(connection, model_id), registry.rollback_target(connection, model_id)
+            if deployed is None or target is None:
+                raise HTTPException(409, f"{model_id} has no champion: look again")
+            reason, authority = f"rolled back by {by}: {asked.comment}", Authority(by, asked.comment)
+            try:
+                registry.roll_back(
+                    connection, model_id, target, reason, authority, kind=Kind.ROLLBACK, expected=int(deployed.seq)
+                )
+            except StaleDeployment as stale:
+                raise HTTPException(409, str(stale)) from None
+            return f"{model_id} is rolled back from {model.champion} to {target.version_id or 'the base model'}."
+
+        return await console.write(change)
+
+    @app.get("/models", response_class=HTMLResponse)
+    async def page(request: Request, identity: Identity = may) -> HTMLResponse:
+        """The models as a page."""
+        found = await console.read(lambda connection: read_models(connection, identity))
+        return await console.page(request, identity, "models.html", {"models": found})
+
+    @app.get("/api/v1/models", tags=["models"])
+    async def models_json(identity: Identity = may) -> list[Model]:
+        """Every model with its champion, its latest candidates and deployments."""
+        return await console.read(lambda connection: read_models(connection, identity))
+
+    @app.post("/models/rollback", include_in_schema=False)
+    async def rollback_form(request: Request, identity: Identity = may_operate) -> Response:
+        """Step back, from the page."""
+        fields = await console.guard.form(request, identity)
+        comment = fields.get("comment", "").strip()
+        if not comment:
+            raise HTTPException(422, "say why: the comment is empty")
+        asked = StepBack(champion=fields.get("champion", ""), comment=comment[:500], by=fields.get("by"))
+        return console.done("/models", await step_back(identity, fields.get("model_id", ""), asked))
+
+    @app.post("/api/v1/models/{model_id:path}/rollback", tags=["models"])
+    async def rollback_json(model_id: str, asked: StepBack, identity: Identity = may_operate) -> Done:
+        """Let the champion before the present one, or the base model, serve again."""
+        return Done(said=await step_back(identity, model_id, asked))
+
+
+def read_models(connection: Connection, identity: Identity) -> list[Model]:
+    """The models with a version or a deployment, as far as their domains are the caller's."""
+    query = sa.select(model_versions.c.model_id).join(cycles, cycles.c.cycle_id == model_versions.c.cycle_id).distinct()
+    if identity.domains is not None:
+        query = query.where(cycles.c.domain.in_(sorted(identity.domains)))
+    names = connection.execute(query.order_by(model_versions.c.model_id)).scalars().all()
+    return [_model(connection, identity, name) for name in names]
+
+
+def _model(connection: Connection, identity: Identity, model_id: str) -> Model:
+    deployed = connection.execute(
+        sa.select(deployments.c.version_id, deployments.c.reason, deployments.c.created_at)
+        .where(deployments.c.model_id == model_id)
+        .order_by(deployments.c.seq.desc())
+        .limit(MOST_DEPLOYMENTS)
+    ).all()
+    champion = deployed[0].version_id if deployed else None
+    return Model(
+        model_id=model_id,
+        champion=champion,
+        back_to=None if (target := registry.rollback_target(connection, model_id)) is None else target.version_id,
+        can_step_back=champion is not None,
+        versions=_versions(connection, identity, model_id, champion),
+        deployments=[
+            Deployment(version_id=row.version_id, reason=row.reason, created_at=row.created_at) for row in deployed
+        ],
+    )
+
+
+def _versions(connection: Connection, identity: Identity, model_id: str, champion: str | None) -> list[Version]:
+    query = (
+        sa.select(model_versions, cycles.c.domain, cycles.c.state)
+        .join(cycles, cycles.c.cycle_id == model_versions.c.cycle_id)
+        .where(model_versions.c.model_id == model_id)
+        .order_by(model_versions.c.created_at.desc())
+        .limit(MOST_VERSIONS)
+    )
+    if identity.domains is not None:
+        query = query.where(cycles.c.domain.in_(sorted(identity.domains)))
+    return [
+        Version(
+            version_id=row.version_id,
+            cycle_id=row.cycle_id,
+            domain=row.domain,
+            state=row.state,
+            base_model=row.base_model,
+            created_at=row.created_at,
+            epsilon=(row.statement or {}).get("epsilon"),
+            adherence=_figure(row.evaluation, "adherence"),
+            over_refusal=_figure(row.evaluation, "over_refusal"),
+            serves=row.version_id == champion,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _domains(connection: Connection, model_id: str) -> set[str]:
+    """The domains whose cycles trained a version of the model: all of them are touched by what serves."""
+    query = sa.select(cycles.c.domain).join(model_versions, cycles.c.cycle_id == model_versions.c.cycle_id)
+    return set(connection.execute(query.where(model_versions.c.model_id == model_id).distinct()).scalars())
+
+
+def _sees(identity: Identity, connection: Connection, model_id: str) -> set[str]:
+    return _domains(connection, model_id) if identity.domains is None else set(identity.domains)
+
+
+def _figure(evaluation: dict[str, Any] | None, name: str) -> float | None:
+    value = ((evaluation or {}).get(name) or {}).get("candidate")
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

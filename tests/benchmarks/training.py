@@ -1,0 +1,72 @@
+"""What private training costs: `var/bench/training.json`.
+
+    PYTHONPATH=tests .venv/bin/python -m benchmarks.training
+
+Ratios of a private step to one without privacy, in CPU time and peak memory, and how long a whole small job takes. The
+ratios are medians of interleaved steps in one process; the job's seconds want a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from app.settings import Settings
+from benchmarks import training_job, training_steps
+from benchmarks.tell import tell
+
+RESULT = Path(__file__).resolve().parents[2] / "var" / "bench" / "training.json"
+MOST = {"step_cpu_ratio": 1.06, "step_memory_ratio": 1.10}
+MOST_SECONDS = 170.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser.add_argument("--repeat", type=int, default=5, help="steps of each kind and shape")
+    parser.add_argument("--no-steps", action="store_true", help="leave the steps out")
+    parser.add_argument("--no-job", action="store_true", help="leave the job out")
+    parser.add_argument("--processes", type=int, default=Settings().training.processes, help="that train in the job")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    asked = parser.parse_args(arguments)
+    threads = Settings().training.threads
+    figures: dict[str, Any] = _read(asked.out)
+    figures |= {"model": Settings().training.base_model, "threads": threads}
+    if not asked.no_steps:
+        figures["bf16_gradient_error"] = round(training_steps.bf16_error(), 5)
+        figures |= training_steps.measure(asked.repeat, threads)
+        _write(asked.out, figures)
+    if not asked.no_job:
+        figures |= training_job.measure(threads, asked.processes)
+        _write(asked.out, figures)
+    for name, value in figures.items():
+        tell(f"{name}: {value}")
+    for name, most in MOST.items():
+        over = {shape: ratio for shape, ratio in figures.get(name, {}).items() if ratio > most}
+        tell(f"{name}: at most {most:g}{f'  MISSED at {over}' if over else ''}")
+    if "job_seconds" in figures:
+        tell(f"job_seconds: at most {MOST_SECONDS:g}{'  MISSED' if figures['job_seconds'] > MOST_SECONDS else ''}")
+    tell(f"written to {asked.out}")
+    return 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What other runs have left there: the parts are measured by themselves."""
+    try:
+        found: dict[str, Any] = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return found
+
+
+def _write(path: Path, figures: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

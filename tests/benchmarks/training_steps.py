@@ -1,0 +1,204 @@
+"""What a private step costs beside the same step without privacy: CPU time and peak memory, in one process.
+
+The same model, adapter, loss, micro-batches and optimizer; only what privacy adds differs. `ghost` is Opacus' ghost
+clipping, which keeps no gradient of a single example and goes backward twice.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from opacus.grad_sample import GradSampleModuleFastGradientClipping
+from opacus.optimizers import DPOptimizerFastGradientClipping
+from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
+
+from agents.training.ml.base_model import load_model, locate_model
+from agents.training.ml.dp import PrivateTrainer
+from agents.training.ml.lora import LoraSpec, attach_adapter
+from agents.training.ml.loss import TrainExample, collate, per_example_loss
+from agents.training.ml.plan import DpPlan
+from app.settings import Settings
+from benchmarks.tell import tell
+
+SHAPES = ((16, 128), (16, 256), (32, 128), (32, 256))
+"""Examples in a step, tokens in an example."""
+MICRO_BATCH = 16
+CPU = torch.device("cpu")
+_CLEAR_PEAK = "5"
+
+
+class Contender(Protocol):
+    """One way to take a step over fixed examples."""
+
+    def step(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Private:
+    """The trainer of this project."""
+
+    def __init__(self, model: Any, examples: list[TrainExample], pad_id: int) -> None:
+        plan = DpPlan(sample_rate=1.0, steps=1, noise_multiplier=1.0, micro_batch=MICRO_BATCH)
+        self._trainer = PrivateTrainer(model, examples, plan, pad_id=pad_id)
+
+    def step(self) -> None:
+        self._trainer.step()
+
+    def close(self) -> None:
+        self._trainer.close()
+
+
+class Plain:
+    """The step without privacy: gradients of the mean loss, accumulated over the micro-batches, and Adam."""
+
+    def __init__(self, model: Any, examples: list[TrainExample], pad_id: int) -> None:
+        self._model, self._examples, self._pad = model.train(), examples, pad_id
+        self._optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+
+    def step(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        for start in range(0, len(self._examples), MICRO_BATCH):
+            batch = collate(self._examples[start : start + MICRO_BATCH], self._pad, CPU)
+            (per_example_loss(self._model, batch).sum() / len(self._examples)).backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+
+    def close(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+
+
+class Ghost:
+    """Opacus' ghost clipping, with torch's noise."""
+
+    def __init__(self, model: Any, examples: list[TrainExample], pad_id: int) -> None:
+        self._model, self._examples, self._pad = model.train(), examples, pad_id
+        self._hooked = GradSampleModuleFastGradientClipping(
+            model, max_grad_norm=1.0, use_ghost_clipping=True, loss_reduction="sum"
+        )
+        self._optimizer = DPOptimizerFastGradientClipping(
+            torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-3),
+            noise_multiplier=1.0,
+            max_grad_norm=1.0,
+            expected_batch_size=len(examples),
+        )
+
+    def step(self) -> None:
+        starts = range(0, len(self._examples), MICRO_BATCH)
+        for start in starts:
+            batch = collate(self._examples[start : start + MICRO_BATCH], self._pad, CPU)
+            losses = per_example_loss(self._model, batch)
+            DPTensorFastGradientClipping(self._hooked, self._optimizer, losses, loss_reduction="sum").backward()
+            self._optimizer.signal_skip_step(start != starts[-1])
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+
+    def close(self) -> None:
+        self._hooked.cleanup()
+
+
+CONTENDERS: dict[str, Callable[[Any, list[TrainExample], int], Contender]] = {
+    "plain": Plain,
+    "private": Private,
+    "ghost": Ghost,
+}
+
+
+def measure(repeat: int, threads: int) -> dict[str, Any]:
+    """CPU seconds and peak memory of each contender at each shape, medians of interleaved steps; and their ratios."""
+    torch.set_num_threads(threads)
+    settings = Settings().training
+    path = locate_model(settings.base_model, settings.model_cache)
+    base, tokenizer = load_model(path, torch.bfloat16, CPU)
+    model = attach_adapter(base, LoraSpec(), seed=0)
+    pad_id = int(tokenizer.pad_token_id)
+    found: dict[str, Any] = {"step_cpu_s": {}, "step_wall_s": {}, "step_peak_mb": {}}
+    for size, width in SHAPES:
+        shape = f"{size}x{width}"
+        taken = _interleaved(model, _examples(size, width), pad_id, repeat)
+        for name, values in (("step_cpu_s", 0), ("step_wall_s", 1), ("step_peak_mb", 2)):
+            found[name][shape] = {who: round(_median(rows, values), 3) for who, rows in taken.items()}
+        tell(f"{shape}: CPU s {found['step_cpu_s'][shape]}, peak MB {found['step_peak_mb'][shape]}")
+    for whole, part, who in (
+        ("step_cpu_ratio", "step_cpu_s", "private"),
+        ("step_memory_ratio", "step_peak_mb", "private"),
+        ("ghost_cpu_ratio", "step_cpu_s", "ghost"),
+        ("ghost_memory_ratio", "step_peak_mb", "ghost"),
+    ):
+        found[whole] = {shape: round(row[who] / row["plain"], 3) for shape, row in found[part].items()}
+    return found
+
+
+def _interleaved(
+    model: Any, examples: list[TrainExample], pad_id: int, repeat: int
+) -> dict[str, list[tuple[float, float, float]]]:
+    taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in CONTENDERS}
+    # The first round warms up.
+    for number in range(repeat + 1):
+        for name, make in CONTENDERS.items():
+            contender = make(model, examples, pad_id)
+            _forget_peak()
+            cpu, wall = time.process_time(), time.perf_counter()
+            contender.step()
+            row = time.process_time() - cpu, time.perf_counter() - wall, _peak_mb()
+            contender.close()
+            if number:
+                taken[name].append(row)
+    return taken
+
+
+def bf16_error() -> float:
+    """The distance of the clipped sum over a bf16 base from that over a float32 one, relative to the latter's norm.
+
+    16 examples of 64 tokens; B randomised, or the gradients of every A were zero.
+    """
+    settings = Settings().training
+    path = locate_model(settings.base_model, settings.model_cache)
+    sums = []
+    for dtype in (torch.float32, torch.bfloat16):
+        base, tokenizer = load_model(path, dtype, CPU)
+        model = attach_adapter(base, LoraSpec(dropout=0.0), seed=0)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(std=0.02)
+        plan = DpPlan(1.0, 1, 0.0, learning_rate=1.0, schedule="constant", optimizer="sgd", momentum=0.0)
+        trainer = PrivateTrainer(model, _examples(16, 64), plan, pad_id=int(tokenizer.pad_token_id))
+        before = [weight.detach().clone() for weight in trainer.trainable.values()]
+        trainer.step()
+        moved = zip(trainer.trainable.values(), before, strict=True)
+        sums.append(torch.cat([(weight.detach() - old).flatten() for weight, old in moved]))
+        trainer.close()
+    exact, rounded = sums
+    return float((exact - rounded).norm() / exact.norm())
+
+
+def _examples(size: int, width: int) -> list[TrainExample]:
+    """Half prompt, half target; the tokens do not matter to what is measured."""
+    half = width // 2
+    rows = torch.randint(100, 40_000, (size, width), generator=torch.Generator().manual_seed(size * width)).tolist()
+    return [TrainExample(tuple(row[:half]), tuple(row[half:])) for row in rows]
+
+
+def _median(rows: list[tuple[float, float, float]], index: int) -> float:
+    return statistics.median(row[index] for row in rows)
+
+
+def _forget_peak() -> None:
+    """Give freed memory back and have the kernel begin the peak anew (Linux)."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
+
+
+def _peak_mb() -> float:
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
