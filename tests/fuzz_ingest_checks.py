@@ -21,11 +21,14 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from app.settings import Settings, load_settings
-from app.web.api import _bearer
+from app.store import Database
+from app.web.guard import Guard
+from app.web.identity import Authenticator, Right
 from app.web.ingest import OtlpIngest
 from app.web.ingest_route import add_ingest
 from app.web.otlp import OtlpRejected, parse_export_request
 from app.web.otlp_split import count_records
+from app.web.sessions import Signer
 from otel.keys import KeyKind
 from otel.scrub import Scrubber
 from otel.subject import SubjectTokenizer
@@ -98,6 +101,8 @@ class Rig:
             {
                 "FLYWHEEL_DATA_DIR": str(folder),
                 "FLYWHEEL_WEB__TOKEN": TOKEN,
+                # Refused tokens are part of what is sent; that too many shut a caller out is tested elsewhere.
+                "FLYWHEEL_WEB__FAILURES_PER_MINUTE": "1000000000",
                 "FLYWHEEL_WEB__MAX_BODY_BYTES": "100000",
                 "FLYWHEEL_WEB__MAX_DECOMPRESSED_BYTES": "200000",
                 "FLYWHEEL_ROUTING__MAX_MESSAGE_BYTES": "24096",
@@ -108,7 +113,10 @@ class Rig:
         self.producer = self.ingest._producer = MemoryProducer()
         self.again = Scrubber(load_table(), SubjectTokenizer(b"another key, of 32 bytes........"))
         self.app = FastAPI()
-        add_ingest(self.app, self.ingest, [Depends(_bearer(self.settings))])
+        signer = Signer("a key of the fuzzer's, of 32 bytes", 1.0)
+        self.database = Database("sqlite://")
+        guard = Guard(self.settings, Authenticator(self.settings, lambda: self.database, signer), signer)
+        add_ingest(self.app, self.ingest, [Depends(guard.needs(Right.INGEST, counted=False))])
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1")
 
     async def run(self, post: Post, draw: random.Random) -> tuple[int, int]:

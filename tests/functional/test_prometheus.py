@@ -22,11 +22,13 @@ from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.trace import TracerProvider
 from otlp_receiver import Receiver, attributes, context
 from prometheus_server import FOLDER, Prometheus, dashboard_queries, program, quick_rules
+from registry_parts import trained
 from systems import running, stats, wait_until
 
 from app.embedded.system import System
 from app.roles import Role
-from app.store import Database, cycles, leases, progress
+from app.store import Database, adherence, cycles, leases, progress, registry, watch
+from app.store.adherence import Observation
 from app.store.database import utc_now
 from app.store.tables import ledger
 from app.telemetry.catalogue import SPECS
@@ -175,6 +177,23 @@ def test_the_rules_and_their_tests_are_sound() -> None:
     assert subprocess.run(config, cwd=FOLDER, capture_output=True, check=False, timeout=60).returncode == 0
 
 
+def _roll_back(system: System, database: Database) -> None:
+    """A champion that was seen at work, and stands there again because its successor was rolled back."""
+    with database.write() as connection:
+        for _ in range(2):
+            trained(connection, system.run.data / "versions", model="served", state=CycleState.PROMOTED)
+        deployed, target = registry.current(connection, "served"), registry.rollback_target(connection, "served")
+        assert deployed is not None
+        assert target is not None
+        by = registry.Authority("ann", "a test")
+        registry.roll_back(
+            connection, "served", target, "a test", by, kind=registry.Kind.ROLLBACK, expected=int(deployed.seq)
+        )
+        when = "2099-01-01T00:00:00.000000Z"
+        seen = [Observation("t", 0, n, "served", "default", True, 1.0, arrived_at=when) for n in range(3)]
+        watch.take(connection, adherence.advance(connection, seen), 500.0)
+
+
 def _disturb(system: System, database: Database) -> None:
     """Bring about what alerts are for."""
     lows = [
@@ -200,6 +219,7 @@ def _disturb(system: System, database: Database) -> None:
         }
         token = {"Authorization": f"Bearer {audit_token(settings)}"}
         client.post(f"{settings.audit_engine.url}/api/v1/log", json=entry, headers=token).raise_for_status()
+    _roll_back(system, database)
     _spend(database, "eighty", 6.6)
     _spend(database, "ninety-five", 7.8)
     with database.write() as connection:

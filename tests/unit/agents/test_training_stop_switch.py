@@ -10,6 +10,7 @@ import pytest
 
 from agents.training import runner as runners
 from agents.training.runner import CycleRunner
+from agents.training.trace import Untraced
 from app.store import Database, cycles, outbox, switches
 from models.cycle import Cycle, CycleState, TriggerType
 
@@ -35,7 +36,7 @@ async def test_a_cycle_stands_still_and_goes_on(database: Database, monkeypatch:
     stage = Stage()
     monkeypatch.setitem(runners.STAGES, CycleState.PROPOSED, stage)
     config = SimpleNamespace(lease_s=0.4, poll_s=0.05)
-    context: Any = SimpleNamespace(config=config, database=database, holder="worker")
+    context: Any = SimpleNamespace(config=config, database=database, holder="worker", trace=Untraced())
     with database.write() as connection:
         cycle = cycles.open_cycle(
             connection, model_id="m", domain="d", trigger_type=TriggerType.MANUAL, requested_by="a", facts={}
