@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import sqlalchemy as sa
 
 from agents.training.at_work import AtWork
 from agents.training.child import run_job
@@ -78,6 +81,8 @@ class StageContext(DecisionContext):
     """Shown by metrics."""
     trace: CycleTrace = field(default_factory=Untraced)
     _told: dict[str, float] = field(default_factory=dict)
+    _untold: dict[str, tuple[str, int, int, dict[str, Any]]] = field(default_factory=dict)
+    """Progress that came too soon after the last that was written."""
 
     async def job(self, cycle: Cycle, stage: str, specification: dict[str, Any]) -> dict[str, Any]:
         """Run a stage's child process, its progress going to the store; raises `JobFailed`."""
@@ -101,6 +106,10 @@ class StageContext(DecisionContext):
                 processes=self.config.tuning.processes if stage == "train" else 1,
             )
         finally:
+            if (told_last := self._untold.pop(cycle.cycle_id, None)) is not None:
+                # How far a job came that died decides whether it is tried again. A store that is away tells nothing of it.
+                with contextlib.suppress(sa.exc.SQLAlchemyError):
+                    await asyncio.shield(asyncio.to_thread(self._write_progress, cycle.cycle_id, *told_last, meter))
             self.at_work.idle()
             await asyncio.shield(asyncio.to_thread(meter.end))
 
@@ -108,7 +117,9 @@ class StageContext(DecisionContext):
         done, total = int(fields.pop("done", 0)), int(fields.pop("total", 0))
         now = time.monotonic()
         if done < total and now - self._told.get(cycle.cycle_id, 0.0) < PROGRESS_INTERVAL_S:
+            self._untold[cycle.cycle_id] = (stage, done, total, fields)
             return
+        self._untold.pop(cycle.cycle_id, None)
         self._told[cycle.cycle_id] = now
         await asyncio.to_thread(self._write_progress, cycle.cycle_id, stage, done, total, fields, meter)
 
