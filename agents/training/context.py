@@ -107,7 +107,7 @@ class StageContext(DecisionContext):
             )
         finally:
             if (told_last := self._untold.pop(cycle.cycle_id, None)) is not None:
-                # How far a job came that died decides whether it is tried again. A store that is away tells nothing of it.
+                # How far a job came that died decides whether it is tried again.
                 with contextlib.suppress(sa.exc.SQLAlchemyError):
                     await asyncio.shield(asyncio.to_thread(self._write_progress, cycle.cycle_id, *told_last, meter))
             self.at_work.idle()
