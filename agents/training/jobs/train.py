@@ -118,13 +118,15 @@ def _train(
         report = trainer.step()
         if not ranks.leads:
             continue
+        spent = _spent(job, cycle, plan, cohort)
         save_checkpoint(trainer, checkpoints)
+        # At once: a job that is killed in between seems to have come no further.
         channel.progress(
             done=trainer.step_index,
             total=plan.steps,
             gpu_memory_bytes=student.gpu_memory_bytes(),
             tokens_per_s=round(report.tokens / max(report.seconds, 1e-9), 1),
-            epsilon=round(_spent(job, cycle, plan, cohort), 3),
+            epsilon=round(spent, 3),
             memory_mb=student.peak_memory_mb(),
         )
     trainer.close()
