@@ -7,7 +7,7 @@
 ARG PYTHON_IMAGE=python:3.12.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /opt/flywheel
 # The environment is made where it will run: its programs name that folder.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -17,7 +17,7 @@ COPY agents agents
 COPY models models
 COPY otel otel
 COPY policies policies
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     docker/install/system.sh demo && docker/install/python.sh .venv && docker/install/finish-image.sh .venv
 
 FROM ${PYTHON_IMAGE}

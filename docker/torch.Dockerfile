@@ -9,7 +9,7 @@
 ARG CUDA_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
 
 FROM ${CUDA_IMAGE} AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /opt/flywheel
 COPY docker/install docker/install
 RUN docker/install/system.sh demo && rm -rf /var/lib/apt/lists/*
@@ -19,7 +19,7 @@ COPY agents agents
 COPY models models
 COPY otel otel
 COPY policies policies
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     docker/install/python.sh .venv engine train && docker/install/finish-image.sh .venv
 
 FROM ${CUDA_IMAGE}

@@ -9,12 +9,10 @@ from __future__ import annotations
 import uuid
 from typing import Any, Literal
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.store import outbox
 from app.store.database import utc_now
-from app.store.tables import deployments, model_versions
 from models.cycle import Cycle, CycleState
 
 Kind = Literal["cycle.awaits_approval", "model.rolled_back", "privacy.budget_exhausted"]
@@ -40,24 +38,7 @@ def of_cycle(connection: Connection, cycle: Cycle) -> None:
         add(connection, "privacy.budget_exhausted", about)
 
 
-def of_deployment(connection: Connection, model_id: str, version_id: str | None, reason: str) -> None:
-    """Queue a notice where what is about to be deployed is older than what serves, or is the base model again."""
-    serving = connection.execute(
-        sa.select(deployments.c.version_id)
-        .where(deployments.c.model_id == model_id)
-        .order_by(deployments.c.seq.desc())
-        .limit(1),
-    ).scalar_one_or_none()
-    if serving is None or serving == version_id:
-        return
-    made = {
-        row.version_id: row.created_at
-        for row in connection.execute(
-            sa.select(model_versions.c.version_id, model_versions.c.created_at).where(
-                model_versions.c.version_id.in_([serving, version_id or serving])
-            )
-        )
-    }
-    if version_id is None or made.get(version_id, made[serving]) < made[serving]:
-        about = {"model_id": model_id, "from_version": serving, "to_version": version_id, "reason": reason}
-        add(connection, "model.rolled_back", about)
+def of_rollback(connection: Connection, model_id: str, replaced: str, version_id: str | None, reason: str) -> None:
+    """Queue that a champion was rolled back, to another version or to the base model (None)."""
+    about = {"model_id": model_id, "from_version": replaced, "to_version": version_id, "reason": reason}
+    add(connection, "model.rolled_back", about)

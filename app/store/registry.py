@@ -210,6 +210,7 @@ def roll_back(
         .where(model_versions.c.version_id == replaced)
         .values(rolled_back_at=utc_now(), rolled_back_reason=reason),
     )
+    notices.of_rollback(connection, model_id, replaced, target.version_id, reason)
     return seq
 
 
@@ -227,7 +228,6 @@ def _append(
     previous = 0 if now is None else int(now.seq)
     if expected is not None and expected != previous:
         raise StaleDeployment(f"deployment {previous} of {model_id} is in force by now, not {expected}: look again")
-    notices.of_deployment(connection, model_id, version_id, reason)
     row = {
         "model_id": model_id,
         "version_id": version_id,

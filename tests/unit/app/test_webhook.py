@@ -92,6 +92,16 @@ async def drain(one: WebhookRelay, rounds: int = 30) -> None:
     await one.close()
 
 
+def step_back(connection: sa.Connection, model_id: str, reason: str) -> None:
+    deployed, target = registry.current(connection, model_id), registry.rollback_target(connection, model_id)
+    assert deployed is not None
+    assert target is not None
+    by = registry.Authority("ada")
+    registry.roll_back(
+        connection, model_id, target, reason, by, kind=registry.Kind.ROLLBACK, expected=int(deployed.seq)
+    )
+
+
 def left(database: Database) -> list[tuple[str, str | None]]:
     table = schema.outbox.c
     with database.read() as connection:
@@ -105,7 +115,7 @@ async def test_a_receiver_that_fails_first_gets_each_notice_signed_and_in_order(
     first = rig.cycle("m1", "d")
     with rig.database.write() as connection:
         second = walk(connection, "m2", "d", CycleState.PROMOTED)
-        registry.deploy(connection, "m2", None, "rolled back by ada: it refuses everything")
+        step_back(connection, "m2", "rolled back by ada: it refuses everything")
     # The first notice meets an error, a redirect, a refusal and too many requests before it is taken.
     with receiving(500, 302, 401, 429, 204) as receiver:
         await drain(relay(rig.database, receiver.url, pages="https://flywheel.example"))
@@ -231,7 +241,7 @@ def test_going_forward_wakes_nobody_and_going_back_does(rig: Rig) -> None:
         second = walk(connection, "m", "d", CycleState.PROMOTED)
         registry.deploy(connection, "m", second.cycle_id, "again")
         assert "model.rolled_back" not in [item.destination for item, _ in outbox.pending_notices(connection)]
-        registry.deploy(connection, "m", first.cycle_id, "adherence fell")
+        step_back(connection, "m", "adherence fell")
         registry.deploy(connection, "m", second.cycle_id, "mended")
     backs = [notice["data"] for notice in rig.notices() if notice["type"] == "model.rolled_back"]
     assert [(back["from_version"], back["to_version"]) for back in backs] == [(second.cycle_id, first.cycle_id)]
