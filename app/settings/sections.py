@@ -384,7 +384,8 @@ class WebSettings(Section):
         None, description="names the person that a trusted proxy signed in; their rights: `flywheel access grant`"
     )
     reads_per_minute: int = Field(600, ge=1, description="of one caller; with more, 429")
-    writes_per_minute: int = Field(60, ge=1, description="of one caller; with more, 429")
+    writes_per_minute: int = Field(60, ge=1, description="of one caller, reviews aside; with more, 429")
+    feedback_per_minute: int = Field(6000, ge=1, description="reviews of one caller; with more, 429")
     failures_per_minute: int = Field(10, ge=1, description="refused tokens from one address; with more, 429")
     stalled_s: float = Field(300.0, gt=0, description="/health/live fails where nothing is committed for so long")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1)

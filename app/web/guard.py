@@ -38,6 +38,7 @@ class Guard:
         self._failures = RateLimit(web.failures_per_minute)
         self._reads = RateLimit(web.reads_per_minute)
         self._writes = RateLimit(web.writes_per_minute)
+        self._feedback = RateLimit(web.feedback_per_minute)
 
     def needs(self, right: Right, *, everywhere: bool = False, counted: bool = True) -> Check:
         """A dependency that gives the `Identity` of a caller with that right, or refuses.
@@ -51,7 +52,7 @@ class Guard:
             if identity is None:
                 raise unauthorised("a bearer token is required")
             if counted:
-                self._count(request, identity)
+                self._count(request, identity, right)
             if not identity.may(right):
                 raise HTTPException(403, f"the role {identity.role} lacks the right to {right.value}")
             if everywhere and not identity.sees_all:
@@ -120,8 +121,12 @@ class Guard:
             # Anything else a page elsewhere may send without asking. Events have types of their own to be told by.
             raise HTTPException(415, "send a Content-Type: application/json")
 
-    def _count(self, request: Request, identity: Identity) -> None:
-        limit = self._reads if request.method in _READS else self._writes
+    def _count(self, request: Request, identity: Identity, right: Right) -> None:
+        if request.method in _READS:
+            limit = self._reads
+        else:
+            # One application sends the words of all its users: that is traffic, not a person at a page.
+            limit = self._feedback if right is Right.FEEDBACK else self._writes
         caller = identity.key if identity.means is not Means.OPEN else self.authenticator.address(request)
         wait_s = limit.take(caller)
         if wait_s is not None:

@@ -210,6 +210,15 @@ async def test_one_caller_cannot_keep_the_others_out(tmp_path: Path) -> None:
         assert [answer.status_code for answer in turn] == [200, 200, 429]
 
 
+async def test_reviews_of_a_whole_application_are_not_slowed_to_a_persons_pace(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, more={"FLYWHEEL_WEB__FEEDBACK_PER_MINUTE": "5", "FLYWHEEL_WEB__WRITES_PER_MINUTE": "2"})
+    bob = {"authorization": f"Bearer {rig.token('bob', UserRole.REVIEWER)}"}
+    review = {"target_event_id": "e1", "verdict": "no such verdict"}
+    async with rig.client() as http:
+        turn = [(await http.post("/api/v1/feedback", json=review, headers=bob)).status_code for _ in range(6)]
+    assert turn == [422] * 5 + [429]
+
+
 def test_a_bucket_fills_again() -> None:
     now = 0.0
     limit = RateLimit(60, clock=lambda: now)
