@@ -59,15 +59,15 @@ class Database:
         with self.engine.connect().execution_options(**{WRITE: True}) as connection, connection.begin():
             yield connection
 
-    def migrate(self) -> None:
-        """Bring the schema to this version's head. Two workers that start at once do not collide."""
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the schema up to a revision, this version's head by default. Workers may do it at once."""
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self.engine.connect().execution_options(**{WRITE: True}) as connection, connection.begin():
             if not self.is_sqlite:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(727001)"))
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
 
     def wait_ready(self, timeout_s: float) -> None:
         """Return once the database answers; raise `DatabaseUnavailable` after `timeout_s`."""
