@@ -13,12 +13,13 @@ from typing import Any
 import httpx
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from fault_stream import GROUP, INPUT, PARTITIONS, QUIET
+from fault_stream import INPUT, PARTITIONS, QUIET
 from systems import wait_until
 
 from app.embedded.ports import LOOPBACK, free_port
 from app.embedded.process import ManagedProcess, Program
 from app.embedded.system import WORKER_READY_S, System
+from app.roles import Role
 from app.settings.export import to_environment
 
 OUTCOMES = ("routed", "filtered", "duplicate", "sampled_out", "dead_lettered")
@@ -100,10 +101,17 @@ class Worker:
 
 
 class Fleet:
-    """The routing workers of a system, and what their consumer group says of them."""
+    """The routing workers of a system, and what their consumer group says of them.
 
-    def __init__(self, system: System) -> None:
+    Args:
+        system: with its broker and Redis started.
+        partitions: how many the input topic has.
+    """
+
+    def __init__(self, system: System, partitions: int = PARTITIONS) -> None:
         self.system = system
+        self.group = f"{system.settings.kafka.group_prefix}-{Role.ROUTE.value}"
+        self._partitions = partitions
         self.bootstrap = system.stack.broker.bootstrap
         self.workers: list[Worker] = []
 
@@ -135,7 +143,7 @@ class Fleet:
         # A new client each time: one that lost its broker may wait for the group's coordinator for ever.
         admin = AdminClient({**QUIET, "bootstrap.servers": self.bootstrap})
         try:
-            (described,) = admin.describe_consumer_groups([GROUP], request_timeout=10).values()
+            (described,) = admin.describe_consumer_groups([self.group], request_timeout=10).values()
             members = described.result().members
         except KafkaException:
             return {}
@@ -147,7 +155,7 @@ class Fleet:
         def shared() -> bool:
             held = list(self.members().values())
             every = sorted(partition for partitions in held for partition in partitions)
-            return len(held) == count and all(held) and every == list(range(PARTITIONS))
+            return len(held) == count and all(held) and every == list(range(self._partitions))
 
         wait_until(shared, f"{count} workers share the partitions")
 

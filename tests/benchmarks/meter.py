@@ -111,6 +111,12 @@ class Meter:
         self._on_end()
 
 
+def process_cpu_s(pid: int) -> float:
+    """User and system time of another process so far, all its threads, in seconds; raises `OSError` if it is gone."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def peak_mb() -> float:
     """Return this process's largest resident set so far, in MiB.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import statistics
 import tempfile
@@ -26,13 +25,13 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from app.embedded.collector import CollectorServer, find_collector
 from app.embedded.run_directory import RunDirectory
+from benchmarks.meter import process_cpu_s
 from otel.collector_config import configuration
 from otel.collector_patterns import key_rules, type_rules
 from otel.table import PiiTable, load_table
 
 BATCH = 500
 DIRTY_SHARE = 10
-_TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 _WORDS = Path(__file__).with_name("words.txt")
 _PII = (
     "write to {n}.lovelace@example.com",
@@ -132,8 +131,7 @@ def _cpu_s(server: CollectorServer) -> float:
     process = server.process
     if process is None or process.pid is None:
         raise RuntimeError("the collector does not run")
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_S
+    return process_cpu_s(process.pid)
 
 
 def _requests(records: int) -> Iterator[bytes]:

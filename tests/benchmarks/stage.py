@@ -6,9 +6,10 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import redis
 from confluent_kafka import KafkaException, Producer
@@ -66,12 +67,16 @@ class Stage:
         self._await(self._admin(), [spec.name for spec in REGISTRY], there=True)
 
     def fill(self, topic: str, messages: Iterable[Message]) -> int:
-        """Make an input topic anew, put the messages in it, and return how many records they hold.
+        """Make an input topic anew, put the messages in it, and return how many records they hold."""
+        self.drop([topic])
+        self._create(topic)
+        return self.lay(topic, messages)
+
+    def lay(self, topic: str, messages: Iterable[Message]) -> int:
+        """Put the messages in an input topic beside what it holds, and return how many records they hold.
 
         Uncompressed, so that no contender's figures hold the cost of unpacking them.
         """
-        self.drop([topic])
-        self._create(topic)
         producer = Producer(
             {
                 **client_settings(self.bootstrap),
@@ -137,8 +142,11 @@ class Stage:
 
 
 @contextmanager
-def open_stage() -> Iterator[Stage]:
+def open_stage(changes: Mapping[str, Mapping[str, Any]] | None = None) -> Iterator[Stage]:
     """Start Kafka and Redis; all of it ends with the block. Settings come from the environment, as a worker's do.
+
+    Args:
+        changes: of settings, section by section.
 
     Raises:
         EmbeddedError: one of them cannot be provided.
@@ -146,6 +154,7 @@ def open_stage() -> Iterator[Stage]:
     with RunDirectory.create(REPOSITORY / "var" / "run") as run:
         system = System(run, load_settings(), "real", default_cache(os.environ), private=True)
         system.change({"pii": {"router": "off"}, "log": {"level": "WARNING", "format": "text"}})
+        system.change(changes or {})
         try:
             system.start_stores()
             stage = Stage(system)

@@ -50,7 +50,11 @@ def run_suite(stage: Stage, options: Options, out: Path) -> bool:
 
     The document is written after every part, so that what was measured stays when a later part fails.
     """
-    document = _head(stage, options.sizes)
+    document = head(stage) | {
+        "events": options.sizes.events,
+        "baseline_events": {name: options.sizes.of(name) for name in BASELINES},
+        "cases": [],
+    }
     contenders = (OURS,) if options.only_ours else (OURS, *BASELINES)
     for name in options.cases:
         case = measure(stage, name, options.sizes, contenders)
@@ -58,10 +62,10 @@ def run_suite(stage: Stage, options: Options, out: Path) -> bool:
             document[SCRUBBED] = case
         else:
             document["cases"].append(case)
-        _write(document, out)
+        write(document, out)
     for form in options.latency:
         document["latency_ms" if form == "single" else f"latency_{form}_ms"] = latency.measure(stage, form)
-        _write(document, out)
+        write(document, out)
     for wanted, key, part in (
         (options.startup, "startup_s", extras.startup),
         (options.claims, "claims_cost_us", extras.claims),
@@ -69,7 +73,7 @@ def run_suite(stage: Stage, options: Options, out: Path) -> bool:
     ):
         if wanted:
             document[key] = part(stage)
-            _write(document, out)
+            write(document, out)
     print_report(document)
     tell(f"written to {out}")
     measured = [*document["cases"], *([document[SCRUBBED]] if SCRUBBED in document else [])]
@@ -77,7 +81,8 @@ def run_suite(stage: Stage, options: Options, out: Path) -> bool:
     return all(figure["counts_exact"] for figure in figures)
 
 
-def _head(stage: Stage, sizes: Sizes) -> dict[str, Any]:
+def head(stage: Stage) -> dict[str, Any]:
+    """What every document begins with: the machine, the time and the settings."""
     load = os.getloadavg()[0]
     if load > _BUSY:
         tell(f"the machine is busy (load {load:.1f}): figures will be worse than on a quiet one, ratios less so")
@@ -101,9 +106,6 @@ def _head(stage: Stage, sizes: Sizes) -> dict[str, Any]:
             "linger_ms": kafka.linger_ms,
             "routing": stage.settings.routing.model_dump(mode="json"),
         },
-        "events": sizes.events,
-        "baseline_events": {name: sizes.of(name) for name in BASELINES},
-        "cases": [],
     }
 
 
@@ -114,7 +116,8 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _write(document: dict[str, Any], out: Path) -> None:
+def write(document: dict[str, Any], out: Path) -> None:
+    """Put a document in its place, whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     whole = out.with_suffix(".part")
     whole.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
