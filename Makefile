@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-full up test bench bench-policies bench-pii bench-revision bench-training otel capacity lint \
+.PHONY: help demo demo-full up test bench bench-scaling bench-policies bench-pii bench-revision bench-training otel capacity lint \
   types format venv constraints
 
 help: ## list the targets
@@ -45,6 +45,11 @@ bench: ## what routing costs, beside other ways to do it: a table, and var/bench
 	@docker/install/system.sh test
 	@docker/install/python.sh $(VENV) engine train embedded test
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+bench-scaling: ## what 1, 2 and 4 routing workers cost side by side: var/bench/scaling.json (ARGS=--help)
+	@docker/install/system.sh test
+	@docker/install/python.sh $(VENV) engine train embedded test
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.scaling $(ARGS)
 
 bench-policies: ## what deciding, judging and auditing cost: var/bench/policies.json (ARGS=--help)
 	@docker/install/system.sh test

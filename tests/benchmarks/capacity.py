@@ -3,8 +3,9 @@
     PYTHONPATH=tests python -m benchmarks.capacity [--events-per-s N]     writes docker/CAPACITY.md, or prints for N
 
 Figures come from tests/benchmarks/results: `capacity.json` (`benchmarks.capacity_inputs`), `routing.json` (`make bench
-ARGS=--full`) and `pii.json` (`make bench-pii`), copied there from var/bench. A figure whose document is missing is left
-out, and said to be. What no benchmark can tell (prices, what a broker takes) is an assumption and listed as one.
+ARGS=--full`), `scaling.json` (`make bench-scaling`) and `pii.json` (`make bench-pii`), copied there from var/bench. A
+figure whose document is missing is left out, and said to be. What no benchmark can tell (prices, what a broker takes)
+is an assumption and listed as one.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from typing import Any
 
 import orjson
 
+from benchmarks.capacity_sections import assignor, claiming, scaling
+
 RESULTS = Path(__file__).with_name("results")
 DOCUMENT = Path(__file__).parents[2] / "docker" / "CAPACITY.md"
 LOADS = (10_000, 100_000, 1_000_000)
 INPUTS = {
     "capacity": "PYTHONPATH=tests python -m benchmarks.capacity_inputs",
     "routing": "make bench ARGS=--full, then copy var/bench/routing.json",
+    "scaling": "make bench-scaling, then copy var/bench/scaling.json",
     "pii": "make bench-pii, then copy var/bench/pii.json",
 }
 CASES = {"otlp_json_body": "OTLP, JSON bodies", "otlp_attributes": "OTLP, attributes", "single_json": "single JSON"}
@@ -188,7 +192,8 @@ def render(documents: dict[str, dict[str, Any]], given: Assumptions | None = Non
     walls = bottleneck(documents, given)
     for number, (part, rate) in enumerate(walls, 1):
         lines.append(f"{number}. {part}: full at {_shown(rate)} events/s")
-    lines += ["", *_changes(walls), "", *_assignor(documents), "", "## Assumed, not measured", ""]
+    lines += ["", *_changes(walls), "", *scaling(documents), "", *assignor(documents), ""]
+    lines += [*claiming(documents), "", "## Assumed, not measured", ""]
     lines += ["| assumption | value |", "|---|--:|"]
     lines += [f"| `{name}` | {getattr(given, name):g} |" for name in given.__dataclass_fields__]
     lines += [
@@ -210,17 +215,6 @@ def _changes(walls: list[tuple[str, float]]) -> list[str]:
         "(`class_shares` thins later, when a cycle opens), or each data domain gets a database of its own. Neither is",
         "built.",
     ]
-
-
-def _assignor(documents: dict[str, dict[str, Any]]) -> list[str]:
-    if "capacity" not in documents:
-        return ["The assignor was not measured (`capacity.json` is missing)."]
-    lines = ["## Assigning partitions", "", "| partitions | workers | ms | most | least |", "|--:|--:|--:|--:|--:|"]
-    lines += [
-        f"| {one['partitions']} | {one['workers']} | {one['ms']:g} | {one['most']} | {one['least']} |"
-        for one in documents["capacity"]["assignor"]
-    ]
-    return [*lines, "", "Of Kafka's round-robin assignor, which the group's leader runs at each rebalance."]
 
 
 def _when(document: dict[str, Any]) -> str:

@@ -1,17 +1,15 @@
 """What a capacity model needs and no other benchmark measures: sizes, shares, a claim's memory, curation, the assignor.
 
-PYTHONPATH=tests python -m benchmarks.capacity_inputs      writes tests/benchmarks/results/capacity.json; half a minute
+PYTHONPATH=tests python -m benchmarks.capacity_inputs      writes tests/benchmarks/results/capacity.json; a minute
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gzip
 import json
 import os
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -21,21 +19,15 @@ from typing import TypeVar
 
 import orjson
 import sqlalchemy as sa
-from aiokafka.cluster import ClusterMetadata
-from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
-from redis.asyncio import Redis
 
 from agents.curation.curator import CuratedRecord, Curator
-from agents.routing.dedup import Claims
-from agents.routing.identity import EventIdentity
 from app.embedded.postgres import PostgresServer
-from app.embedded.redis import RedisServer
 from app.embedded.run_directory import RunDirectory
 from app.settings import Settings
 from app.store import Database
-from app.topics import AUDIT_EVENTS
 from app.wiring import curation_rules
+from benchmarks.assignor import GROUPS, assignment
+from benchmarks.claiming import claim_bytes, claiming
 from benchmarks.messages import Form, encode
 from benchmarks.mix import Event, events
 from benchmarks.plain import TOPICS, classify, is_routine, is_sampled
@@ -43,13 +35,10 @@ from models.example import Lineage
 
 RESULT = Path(__file__).with_name("results") / "capacity.json"
 EVENTS = 50_000
-CLAIMS = 100_000
 CURATED = 6_000
 BATCH = 500
 ROUTED_EXAMPLE = Path(__file__).parents[2] / "models" / "examples" / "RoutedEvent.violation.json"
 ADDED = ("event_classification", "processing_timestamp", "constitutional_hash", "acgs_version", "routing_metadata")
-GROUPS = ((8, 4), (256, 64), (1024, 256))
-"""(partitions, workers) that the assignor is timed with."""
 
 
 Item = TypeVar("Item")
@@ -65,6 +54,7 @@ def main() -> None:
             "shares": shares(),
             "bytes_per_record": sizes(),
             "claim_bytes": claim_bytes(run),
+            "claiming": claiming(run),
             "curation": curation(run),
             "assignor": [assignment(partitions, workers) for partitions, workers in GROUPS],
         }
@@ -121,29 +111,6 @@ def _routed(count: int) -> Iterator[bytes]:
             metadata = added["routing_metadata"] | {"identity": identity}
             more = {name: added[name] for name in ADDED} | {"routing_metadata": metadata}
             yield orjson.dumps(event | more | {"processing_timestamp": f"2026-01-01T00:00:{number % 60:02d}.000000Z"})
-
-
-def claim_bytes(run: RunDirectory) -> float:
-    """Redis' memory for a claim, by the router's own code."""
-    server = RedisServer(run)
-    server.start()
-
-    async def measure() -> float:
-        async with Redis.from_url(server.url) as redis:
-            claims = Claims(redis, buckets=16, clustered=False)
-            before = (await redis.info("memory"))["used_memory"]
-            for chunk in _batched(range(CLAIMS), BATCH):
-                batch = [
-                    (EventIdentity("assistant", f"{n:032x}", f"{n * 7919:032x}"), f"{AUDIT_EVENTS.name}:17:{n}:499")
-                    for n in chunk
-                ]
-                await claims.claim(batch)
-            return float((await redis.info("memory"))["used_memory"] - before) / CLAIMS
-
-    try:
-        return round(asyncio.run(measure()), 1)
-    finally:
-        server.stop()
 
 
 def curation(run: RunDirectory) -> dict[str, float]:
@@ -205,32 +172,6 @@ def _curated(number: int, event: Event) -> CuratedRecord:
     routed = event | {"routing_metadata": {"identity": identity, "sample_rate": 1.0}}
     topic, _ = TOPICS[event["event_classification"]]
     return CuratedRecord(routed, Lineage(topic=topic, partition=0, offset=number))
-
-
-def assignment(partitions: int, workers: int) -> dict[str, float]:
-    """How long the router's assignor takes, and how many partitions the busiest and the idlest worker have.
-
-    It is Kafka's own round-robin one: Faust takes it where an app has no standby tables.
-    """
-    cluster = ClusterMetadata()
-    cluster.partitions_for_topic = lambda _: set(range(partitions))  # type: ignore[method-assign]
-    member = ConsumerProtocolMemberMetadata(0, [AUDIT_EVENTS.name], b"")
-    members = {f"router-{number:04d}": member for number in range(workers)}
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        assigned = RoundRobinPartitionAssignor.assign(cluster, members)
-        times.append(time.perf_counter() - began)
-    loads = [sum(len(p) for _, p in one.assignment) for one in assigned.values()]
-    if sum(loads) != partitions or len(loads) != workers:
-        raise RuntimeError(f"{sum(loads)} of {partitions} partitions were assigned to {len(loads)} workers")
-    return {
-        "partitions": partitions,
-        "workers": workers,
-        "ms": round(statistics.median(times) * 1e3, 3),
-        "most": max(loads),
-        "least": min(loads),
-    }
 
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -3,8 +3,8 @@
     PYTHONPATH=tests python -m benchmarks.scaling [--events N] [--repeat N]      writes var/bench/scaling.json
 
 One, two and four workers in one consumer group on eight partitions of Apache Kafka. They are warm and share the
-partitions before the input comes; CPU is that of their processes from then until all of it is committed, so idling
-beside a group that is still busy counts too.
+partitions, and are held while the input is laid; CPU is that of their processes from then until all of it is committed,
+so idling beside others that are still busy counts too.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ _FORM = Form.JSON_BODY
 _WARMING = 10 * PARTITIONS
 """Messages that are routed before the measurement: what is done once a process, and the first claims."""
 _WITHIN_S = 600.0
+_SESSION_S = 60.0
+"""Of a member: it must last while the input is laid before workers that are held."""
 
 
 class Turn(NamedTuple):
@@ -67,7 +69,8 @@ def take_turn(stage: Stage, workers: int, count: int, per_message: int = 500, wa
     stage.drop([AUDIT_EVENTS.name])
     stage.clear()
     # A group of its own, so that nobody goes on where an earlier one stood.
-    stage.system.change({"kafka": {"group_prefix": f"scaling-{workers}-{time.time_ns()}"}})
+    group = f"scaling-{workers}-{time.time_ns()}"
+    stage.system.change({"kafka": {"group_prefix": group, "session_timeout_s": _SESSION_S}})
     expected = Expected(_FORM)
     source = encode(expected.watch(events(count + warming * per_message)), _FORM, per_message)
     first, rest = list(islice(source, warming)), list(source)
@@ -78,8 +81,13 @@ def take_turn(stage: Stage, workers: int, count: int, per_message: int = 500, wa
         _wait_committed(stage, fleet)
         held = fleet.members()
         pids = [worker.pid for worker in fleet.running()]
-        cpu, began = sum(map(process_cpu_s, pids)), time.perf_counter()
+        # All of it lies ready, as after an outage: each worker has full fetches, whatever its share of the partitions.
+        for worker in fleet.running():
+            worker.pause()
         measured = stage.lay(AUDIT_EVENTS.name, rest)
+        cpu, began = sum(map(process_cpu_s, pids)), time.perf_counter()
+        for worker in fleet.running():
+            worker.go_on()
         _wait_committed(stage, fleet)
         cpu, seconds = sum(map(process_cpu_s, pids)) - cpu, time.perf_counter() - began
         records = [worker.stats()["in"] for worker in fleet.running()]
@@ -144,7 +152,7 @@ def _wait_committed(stage: Stage, fleet: Fleet) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; 1 where it is not flat, not balanced or not exact."""
     parser = argparse.ArgumentParser(prog="benchmarks.scaling", description=__doc__)
-    parser.add_argument("--events", type=int, default=200_000, help="measured, of the reference mix")
+    parser.add_argument("--events", type=int, default=400_000, help="measured, of the reference mix")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each number of workers; figures are medians")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON document goes")
     asked = parser.parse_args(arguments)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from benchmarks.assignor import assignment
 from benchmarks.capacity import DOCUMENT, Assumptions, bottleneck, load, money, needs, render
-from benchmarks.capacity_inputs import assignment, shares, sizes
+from benchmarks.capacity_inputs import shares, sizes
 
 ROUTING = {"cases": [{"name": "otlp_json_body", "cpu_us_per_record": 20.0, "redis_us_per_record": 1.0}]}
 PII = {"collector_us": {"ours": 200.0}}
@@ -15,9 +16,24 @@ CAPACITY: dict[str, Any] = {
     "bytes_per_record": {"otlp_json_body_gzip": 300.0, "otlp_json_body_plain": 900.0, "routed_gzip": 400.0},
     "claim_bytes": 200.0,
     "curation": {"records": 5500, "cpu_us_per_record": 300.0, "postgres_cpu_us_per_record": 200.0},
-    "assignor": [{"partitions": 8, "workers": 4, "ms": 1.0, "most": 2, "least": 2}],
+    "assignor": [assignment(8, 4)],
+    "claiming": {
+        "claims": 1000,
+        "batch": 500,
+        "buckets": 16,
+        "single": {"redis_us": 1.5, "client_us": 3.0},
+        "cluster": {"redis_us": 2.5, "client_us": 9.0, "shares": [0.5, 0.3, 0.2]},
+    },
 }
-ALL = {"routing": ROUTING, "pii": PII, "capacity": CAPACITY}
+SCALING: dict[str, Any] = {
+    "partitions": 8,
+    "events": 1000,
+    "runs": 1,
+    "cpu_spread": 0.034,
+    "counts_exact": True,
+    "workers": [{"workers": 2, "cpu_us_per_record": 12.5, "partitions": [4, 4], "records": [500, 500]}],
+}
+ALL = {"routing": ROUTING, "pii": PII, "capacity": CAPACITY, "scaling": SCALING}
 GIVEN = Assumptions(utilisation=0.5)
 
 
@@ -89,6 +105,22 @@ def test_256_partitions_over_64_workers_are_assigned_evenly_and_at_once() -> Non
     assert (found["most"], found["least"]) == (4, 4)
     assert found["ms"] < 1000
     assert assignment(256, 60)["most"] - assignment(256, 60)["least"] == 1
+
+
+def test_what_moves_when_a_worker_leaves_is_told_of_both_assignors() -> None:
+    found = assignment(256, 64)
+    assert found["must_move"] == 4
+    assert found["sticky_moved"] == 4
+    # Dealt anew: everybody after the one that left gets others.
+    assert found["moved"] > 64
+
+
+def test_measured_figures_of_scale_stand_in_the_document() -> None:
+    told = render(ALL, GIVEN)
+    assert "| 2 | 12.5 | 4, 4 | 500, 500 |" in told
+    assert "costs 3.4% more than the cheapest; nothing was lost" in told
+    assert "| 3 masters | 2.5 | 9 | 50.0%, 30.0%, 20.0% |" in told
+    assert "counts were wrong" in render(ALL | {"scaling": SCALING | {"counts_exact": False}}, GIVEN)
 
 
 def test_shares_and_sizes_come_from_the_reference_mix() -> None:
