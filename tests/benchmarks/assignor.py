@@ -30,8 +30,8 @@ def assignment(partitions: int, workers: int) -> dict[str, Any]:
     sticky one, which the routers do not use. `must_move` is what the leaving worker held.
     """
     cluster = ClusterMetadata()
-    cluster.partitions_for_topic = lambda _: set(range(partitions))  # type: ignore[method-assign]
-    cluster.topics = lambda *_, **__: {AUDIT_EVENTS.name}  # type: ignore[method-assign]
+    cluster.partitions_for_topic = lambda _: set(range(partitions))
+    cluster.topics = lambda *_, **__: {AUDIT_EVENTS.name}
     names = [f"router-{number:04d}" for number in range(workers)]
     found: dict[str, Any] = {"partitions": partitions, "workers": workers}
     for prefix, assignor, member in (

@@ -55,7 +55,10 @@ async def _cost(
         claims = Claims(client, buckets=buckets, clustered=clustered)
         # The connections, and the script at every master.
         await claims.claim(_batch(-BATCH))
-        await client.flushall() if not clustered else await client.flushall(target_nodes="primaries")  # type: ignore[call-arg]
+        if isinstance(client, RedisCluster):
+            await client.flushall(target_nodes=RedisCluster.PRIMARIES)
+        else:
+            await client.flushall()
         ours, theirs = time.process_time(), sum(_cpu_s(server) for server in servers)
         for first in range(0, count, BATCH):
             await claims.claim(_batch(first))
