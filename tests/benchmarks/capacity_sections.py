@@ -31,15 +31,16 @@ def _list(amounts: list[int]) -> str:
 
 def assignor(documents: dict[str, dict[str, Any]]) -> list[str]:
     """How partitions are dealt out, and what moves when a worker leaves."""
-    if "capacity" not in documents:
-        return ["The assignor was not measured (`capacity.json` is missing)."]
+    dealt = documents.get("capacity", {}).get("assignor", [])
+    if not all("must_move" in one for one in dealt) or not dealt:
+        return ["The assignor was not measured (`capacity.json` is missing, or older than that)."]
     lines = ["## Assigning partitions", ""]
     lines += ["| partitions | workers | ms | most | least | one leaves: held | moved | moved, sticky | ms, sticky |"]
     lines += ["|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     lines += [
         f"| {one['partitions']} | {one['workers']} | {one['ms']:g} | {one['most']} | {one['least']} |"
         f" {one['must_move']} | {one['moved']} | {one['sticky_moved']} | {one['sticky_ms']:g} |"
-        for one in documents["capacity"]["assignor"]
+        for one in dealt
     ]
     return [
         *lines,
