@@ -98,7 +98,8 @@ class TransactionalHandler:
         parts = []
         for place, group in groups:
             taken = self._taken[place]
-            new = [message for message in group if message.offset >= taken]
+            # By offset: one batch may hold chunks from before and after a move, with the same messages.
+            new = list({message.offset: message for message in group if message.offset >= taken}.values())
             if len(new) < len(group):
                 log.info("%s: %d messages below %d were handled already", place, len(group) - len(new), taken)
             if new:

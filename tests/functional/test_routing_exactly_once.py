@@ -41,11 +41,13 @@ def test_faults_repeat_and_lose_nothing(tmp_path: Path) -> None:
                 _strike(case, fault, drawn)
                 done[fault] += 1
             case.still_flows()
-            _, outcome = case.finish()
+            judge, outcome = case.finish()
         finally:
             case.tell()
             case.watch.close()
         print(f"faults {dict(done)}, {outcome.records} records of {EVENTS} events at the output")
+        for telling, times in list(outcome.redelivered.items())[:5]:
+            print(f"telling {telling} from {judge.place(telling)} was routed at {times}")
         check_once(outcome)
 
 
