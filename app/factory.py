@@ -12,7 +12,7 @@ from app import heap
 from app.kafka import ensure_topics
 from app.roles import Role, web_port
 from app.settings import Settings
-from app.transport import ChunkTransport
+from app.transport import ChunkTransport, UncommittedTransport
 from app.web.api import create_web
 from app.workers import WORKERS, WorkerState
 
@@ -24,7 +24,10 @@ class FlywheelApp(faust.App):
     flywheel_role: Role
     flywheel_state: WorkerState
 
-    def _new_transport(self) -> ChunkTransport:
+    def _new_transport(self) -> ChunkTransport | UncommittedTransport:
+        exactly_once = self.flywheel_settings.routing.delivery == "exactly_once"
+        if self.flywheel_role is Role.ROUTE and exactly_once:
+            return UncommittedTransport(self.conf.broker_consumer, self)
         return ChunkTransport(self.conf.broker_consumer, self)
 
     async def on_first_start(self) -> None:

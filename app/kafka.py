@@ -52,6 +52,40 @@ def make_producer(
     return producer
 
 
+def make_transactional_producer(
+    settings: Settings, transactional_id: str, timeout_s: int, *, linger_ms: int
+) -> AIOKafkaProducer:
+    """A producer of transactions; the broker aborts one that is open for `timeout_s`. The caller starts and stops it.
+
+    Starting it ends the open transaction of whoever held the id before, and shuts that one out.
+    """
+    compression = settings.kafka.compression
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka.bootstrap_servers,
+        transactional_id=transactional_id,
+        transaction_timeout_ms=timeout_s * 1000,
+        acks="all",
+        compression_type=None if compression == "none" else compression,
+        linger_ms=linger_ms,
+        max_batch_size=MAX_BATCH_BYTES,
+        max_request_size=max(spec.max_message_bytes for spec in REGISTRY),
+    )
+    _pace_metadata(producer.client)
+    return producer
+
+
+def producer_id(producer: AIOKafkaProducer) -> int:
+    """What the coordinator knows a started transactional producer by. aiokafka shows it nowhere else."""
+    number: int = producer._txn_manager.producer_id
+    return number
+
+
+def sender_of(producer: AIOKafkaProducer) -> asyncio.Task[None]:
+    """The task that sends; it ends with what ended the producer. aiokafka shows it nowhere else."""
+    sender: asyncio.Task[None] = producer._sender.sender_task
+    return sender
+
+
 def _pace_metadata(client: Any) -> None:
     """Let a metadata update that failed take a while: aiokafka's sender asks again at once, and while no broker answers
     that is a loop without a pause, which starves the worker's heartbeats.

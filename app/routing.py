@@ -13,7 +13,7 @@ from agents.routing.counters import Counters
 from agents.routing.dedup import Claims
 from agents.routing.live import LiveValues
 from agents.routing.pipeline import Pipeline
-from agents.routing.publish import Publisher
+from agents.routing.publish import BatchBuilder, Publisher
 from agents.routing.trace import BatchTrace, ContextOnly
 from agents.routing.watch import DeadLetterWatch
 from app import wiring
@@ -49,6 +49,11 @@ class Routing:
         return self.counters.snapshot() | {"live": live}
 
 
+def batch_maker(settings: Settings) -> Callable[[], BatchBuilder] | None:
+    """What makes an empty batch; None: the producer itself."""
+    return partial(GzipBatchBuilder, MAX_BATCH_BYTES) if settings.kafka.compression == "gzip" else None
+
+
 @asynccontextmanager
 async def open_pipeline(
     settings: Settings,
@@ -63,13 +68,12 @@ async def open_pipeline(
     claims = Claims(
         client, settings.routing.dedup_window_s, settings.routing.dedup_buckets, clustered=settings.redis.cluster
     )
-    gzip = partial(GzipBatchBuilder, MAX_BATCH_BYTES) if settings.kafka.compression == "gzip" else None
     pipeline = Pipeline(
         configured.rules,
         decode_limits(settings),
         wiring.scrubber(settings).scrub_event,
         claims,
-        Publisher(producer, new_batch=gzip),
+        Publisher(producer, new_batch=batch_maker(settings)),
         routing.counters,
         on_outage=configured.on_outage,
         watch=DeadLetterWatch(configured.dead_letter_limits),

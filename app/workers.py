@@ -34,11 +34,12 @@ from app import wiring
 from app.compute import gpu_count, memory_gb
 from app.gate import Gate, open_gate
 from app.kafka import make_producer
+from app.lanes import Lanes
 from app.live import LiveCopier
 from app.redis import make_redis
 from app.relay import OutboxRelay
 from app.roles import Role
-from app.routing import Routing, open_pipeline
+from app.routing import Routing, batch_maker, open_pipeline
 from app.settings import Settings
 from app.store import Database, budget, cohorts, cursors, overview, usage
 from app.store.database import DatabaseUnavailable
@@ -148,17 +149,24 @@ def add_routing(app: faust.App, settings: Settings, state: WorkerState) -> None:
     state.registry.register(RoutingCollector(routing.snapshot))
     spans = state.add_spans()
 
+    limits = settings.routing
+    lanes = None
+    if limits.delivery == "exactly_once":
+        lanes = Lanes(settings, state.service(), batch_maker(settings))
+
     @asynccontextmanager
     async def open_router() -> AsyncIterator[Pipeline]:
+        if lanes is not None:
+            await lanes.check()
         async with (
             open_tracing(settings.telemetry, state.service(), spans) as trace,
             open_pipeline(settings, routing, trace, state.latency) as pipeline,
         ):
             yield pipeline
 
-    limits = settings.routing
     config = ConsumeConfig(batch_messages=limits.batch_messages, linger_s=limits.batch_wait_s)
-    register_routing(app, open_router, config, flow=state.add_flow())
+    open_lane = None if lanes is None else lanes.open
+    register_routing(app, open_router, config, flow=state.add_flow(), open_lane=open_lane)
     state.watch(app)
 
 

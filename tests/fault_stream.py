@@ -204,7 +204,7 @@ def read_all(bootstrap: str, topics: Iterable[str], within_s: float = 120.0) -> 
     """All that lies on the topics now, each partition in its order."""
     found: dict[str, list[Message]] = {topic: [] for topic in topics}
     config = {**QUIET, "bootstrap.servers": bootstrap, "group.id": "reader", "enable.auto.commit": False}
-    consumer = Consumer({**config, "enable.partition.eof": True})
+    consumer = Consumer({**config, "enable.partition.eof": True, "isolation.level": "read_committed"})
     try:
         places = [TopicPartition(topic, number, 0) for topic in found for number in range(PARTITIONS)]
         consumer.assign(places)

@@ -12,6 +12,7 @@ from agents.consume import ConsumeConfig, Handler, consume
 from agents.flow import Flow
 from agents.routing.message import InboundMessage
 from agents.routing.pipeline import Decided, Pipeline
+from agents.routing.transactions import OpenLane, Place, TransactionalHandler
 from app.topics import AUDIT_EVENTS
 
 OpenPipeline = Callable[[], AbstractAsyncContextManager[Pipeline]]
@@ -39,12 +40,23 @@ def register(
     config: ConsumeConfig | None = None,
     topic: str = AUDIT_EVENTS.name,
     flow: Flow | None = None,
+    open_lane: OpenLane | None = None,
 ) -> Any:
-    """Declare the routing agent on `app` and return it. Nothing connects before the worker starts."""
+    """Declare the routing agent on `app` and return it. Nothing connects before the worker starts.
+
+    With `open_lane` it delivers exactly once; the app's consumer must then leave commits to the lanes.
+    """
+
+    def assigned() -> set[Place]:
+        return {(tp.topic, tp.partition) for tp in app.consumer.assignment()}
 
     @asynccontextmanager
     async def open_handler() -> AsyncIterator[Handler]:
         async with open_pipeline() as pipeline:
-            yield RoutingHandler(pipeline)
+            if open_lane is None:
+                yield RoutingHandler(pipeline)
+                return
+            async with TransactionalHandler(pipeline, open_lane, assigned) as handler:
+                yield handler
 
     return consume(app, "routing", (topic,), open_handler, config, flow)

@@ -154,14 +154,16 @@ class Pipeline:
         report.seconds["claim"] = claimed - decided
         return batch
 
-    async def deliver(self, batch: Decided) -> RouteReport:
+    async def deliver(self, batch: Decided, sink: RecordSink | None = None) -> RouteReport:
         """The second half of `route`. Batches must be delivered in the order in which they were decided.
+
+        They go to `sink`, or else to the pipeline's publisher.
 
         Raises:
             PublisherBroken: see `route`.
         """
         started = time.perf_counter()
-        await self._publisher.publish(batch.out)
+        await (sink or self._publisher).publish(batch.out)
         report = batch.report
         report.seconds["publish"] = time.perf_counter() - started
         report.trace_id = batch.trace.end()

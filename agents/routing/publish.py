@@ -66,6 +66,8 @@ class Publisher:
         producer: owned by the caller, who starts and stops it.
         max_record_bytes: bound on one record, key and value together; the topics' `max.message.bytes` must allow it.
         new_batch: makes an empty batch; the producer's own where None.
+        retry: try again what failed for a while. Without, any failure breaks the publisher: in a transaction, what
+            was sent before the failure must not stand beside what is sent again.
     """
 
     def __init__(
@@ -73,11 +75,13 @@ class Publisher:
         producer: BatchProducer,
         max_record_bytes: int = 7 * 1024 * 1024,
         new_batch: Callable[[], BatchBuilder] | None = None,
+        retry: bool = True,
     ) -> None:
         self._producer = producer
         self._new_batch = new_batch or producer.create_batch
         self.max_record_bytes = max_record_bytes
         self.retries = 0
+        self._retry = retry
         self._turn = 0
 
     async def publish(self, records: Iterable[OutRecord]) -> None:
@@ -148,7 +152,7 @@ class Publisher:
             try:
                 return await attempt()
             except (KafkaError, OSError, TimeoutError) as error:
-                if isinstance(error, KafkaError) and not error.retriable:
+                if not self._retry or (isinstance(error, KafkaError) and not error.retriable):
                     raise PublisherBroken(f"Kafka refuses records for {topic}: {error!r}") from error
                 self.retries += 1
                 log.warning("Kafka does not take records for %s (attempt %d): %r", topic, backoff.attempts + 1, error)

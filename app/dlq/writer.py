@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
 
-from app.kafka import MAX_BATCH_BYTES, make_producer
+from app.kafka import make_producer, make_transactional_producer, producer_id, sender_of
 from app.settings import Settings
-from app.topics import REGISTRY
 
 TRANSACTIONAL_ID = "flywheel-dlq"
 START_WITHIN_S = 60.0
@@ -133,9 +132,9 @@ async def open_writer(settings: Settings, *, transactional: bool = True) -> Asyn
         return
     asyncio.get_running_loop().set_exception_handler(_unless_fenced)
     async with _started(_transactional_producer(settings)) as first:
-        earlier = _producer_id(first)
+        earlier = producer_id(first)
     async with _started(_transactional_producer(settings)) as producer:
-        if _producer_id(producer) != earlier:
+        if producer_id(producer) != earlier:
             raise NotExclusive(
                 f"the broker at {settings.kafka.bootstrap_servers} gives one transactional id two producers, so it "
                 "cannot keep a letter from being handled twice (librdkafka's mock broker is such a one): use Apache "
@@ -145,17 +144,7 @@ async def open_writer(settings: Settings, *, transactional: bool = True) -> Asyn
 
 
 def _transactional_producer(settings: Settings) -> AIOKafkaProducer:
-    compression = settings.kafka.compression
-    return AIOKafkaProducer(
-        bootstrap_servers=settings.kafka.bootstrap_servers,
-        transactional_id=TRANSACTIONAL_ID,
-        transaction_timeout_ms=TRANSACTION_S * 1000,
-        acks="all",
-        compression_type=None if compression == "none" else compression,
-        linger_ms=5,
-        max_batch_size=MAX_BATCH_BYTES,
-        max_request_size=max(spec.max_message_bytes for spec in REGISTRY),
-    )
+    return make_transactional_producer(settings, TRANSACTIONAL_ID, TRANSACTION_S, linger_ms=5)
 
 
 @asynccontextmanager
@@ -171,15 +160,9 @@ async def _started(producer: AIOKafkaProducer) -> AsyncIterator[AIOKafkaProducer
                 await producer.stop()
 
 
-def _producer_id(producer: AIOKafkaProducer) -> int:
-    """What the coordinator knows it by. aiokafka shows it nowhere else."""
-    number: int = producer._txn_manager.producer_id
-    return number
-
-
 def _ended_by(producer: AIOKafkaProducer) -> BaseException | None:
-    """What ended the task that sends, if it has ended. aiokafka shows it nowhere else."""
-    sender: asyncio.Task[None] = producer._sender.sender_task
+    """What ended the task that sends, if it has ended."""
+    sender = sender_of(producer)
     return sender.exception() if sender.done() and not sender.cancelled() else None
 
 

@@ -137,6 +137,10 @@ class RoutingSettings(Section):
     trigger_threshold: Fraction = 0.8
     routine_threshold: Fraction = 0.95
     policy_evaluation_sample_rate: float = Field(0.2, gt=0.0, le=1.0)
+    delivery: Literal["at_least_once", "exactly_once"] = Field(
+        "at_least_once",
+        description="exactly_once (experimental): output and offsets in transactions; readers must be read_committed",
+    )
     dedup_window_s: int = Field(3600, ge=1, le=2**31 - 1)
     dedup_on_outage: Literal["wait", "pass"] = "wait"
     dedup_buckets: int = Field(16, ge=1)

@@ -190,3 +190,19 @@ class ChunkTransport(driver.Transport):
     """Faust's aiokafka transport with `ChunkConsumer`s."""
 
     Consumer = ChunkConsumer
+
+
+class UncommittedConsumer(ChunkConsumer):
+    """Notes as committed what is acknowledged, and commits nothing: offsets are in the transactions of what came of it.
+
+    A commit beside them could put the group back behind what another owner's transaction has committed meanwhile.
+    """
+
+    async def _commit(self, offsets: Any) -> bool:  # noqa: ARG002 - Faust's signature
+        return True
+
+
+class UncommittedTransport(driver.Transport):
+    """Faust's aiokafka transport with `UncommittedConsumer`s."""
+
+    Consumer = UncommittedConsumer

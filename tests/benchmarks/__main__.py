@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import overhead
+from benchmarks import delivery, overhead
 from benchmarks.cases import CASES, SCRUBBED, Sizes, fill_input, tell_outcome
 from benchmarks.messages import Form
 from benchmarks.profiling import ProfileKind
@@ -25,6 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     with open_stage() as stage:
         if asked.telemetry:
             return 0 if overhead.measure(stage, asked.events, asked.telemetry)["counts_exact"] else 1
+        if asked.delivery:
+            form = Form((asked.cases or CASES)[0])
+            return 0 if delivery.measure(stage, asked.events, asked.delivery, form, asked.out)["counts_exact"] else 1
         if asked.profile:
             profile(stage, (asked.cases or CASES)[0], asked.events, ProfileKind(asked.profile))
             return 0
@@ -69,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--claims", action="store_true", help="cost a record beside 0 and 5,000,000 claims")
     add("--startup", action="store_true", help="from process start to first routed batch")
     add("--telemetry", nargs="?", const=5, type=_count, help="only what metrics and traces cost, over so many pairs")
+    add("--delivery", nargs="?", const=5, type=_count, help="only what exactly-once costs, first case, so many pairs")
     add("--full", action="store_true", help="all of the last three")
     add("--profile", nargs="?", const="sample", choices=[kind.value for kind in ProfileKind], help="ours, first case")
     add("--out", type=Path, default=RESULT, help="where the JSON document goes")
