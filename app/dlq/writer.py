@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
 
+from app.connections import kafka_access
 from app.kafka import MAX_BATCH_BYTES, make_producer
 from app.settings import Settings
 from app.topics import REGISTRY
@@ -147,7 +148,7 @@ async def open_writer(settings: Settings, *, transactional: bool = True) -> Asyn
 def _transactional_producer(settings: Settings) -> AIOKafkaProducer:
     compression = settings.kafka.compression
     return AIOKafkaProducer(
-        bootstrap_servers=settings.kafka.bootstrap_servers,
+        **kafka_access(settings),
         transactional_id=TRANSACTIONAL_ID,
         transaction_timeout_ms=TRANSACTION_S * 1000,
         acks="all",

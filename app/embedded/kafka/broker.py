@@ -38,6 +38,7 @@ class KafkaBroker(Server):
     kind = "kafka"
     declares_topics = True
     """Whether an admin client can create topics."""
+    _format_options: tuple[str, ...] = ()
 
     def __init__(self, run: RunDirectory, cache: Path, heap_mb: int = 512) -> None:
         super().__init__()
@@ -87,6 +88,7 @@ class KafkaBroker(Server):
         """Give the node's disk its identity, as `kafka-storage.sh format` does."""
         identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = ("kafka.tools.StorageTool", "format", "-c", str(properties), f"--cluster-id={identity}")
+        command += self._format_options
         made = subprocess.run(
             [*base, *command],
             cwd=self._folder,
