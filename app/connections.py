@@ -56,13 +56,11 @@ async def kafka_refusal(settings: Settings) -> str | None:
 
     Raises `SettingsError` as `kafka_access` does.
     """
-    kafka = settings.kafka
+    kafka, security = settings.kafka, _security(settings)
     for server in kafka.bootstrap_servers.split(","):
         host, _, port = server.strip().rpartition(":")
         try:
-            connection = await create_conn(
-                host.strip("[]"), int(port), request_timeout_ms=ASK_TIMEOUT_MS, **_security(settings)
-            )
+            connection = await create_conn(host.strip("[]"), int(port), request_timeout_ms=ASK_TIMEOUT_MS, **security)
         except ssl.SSLError as error:
             return f"Kafka at {server}: {_of_tls(error, 'kafka')}"
         except (SaslAuthenticationFailed, ValueError):

@@ -84,7 +84,7 @@ def test_events_pass_through_secured_kafka_and_redis(
     wait_until(lambda: stats(secured, Role.ROUTE, "routing").get("dead_lettered") == 1, "the broken one is put aside")
     shown = cli(secured, "dlq", "ls", "--json")
     assert shown.returncode == 0, shown.stderr
-    dropped = cli(secured, "dlq", "drop", "--by", "tester", "--yes")  # in a Kafka transaction
+    dropped = cli(secured, "dlq", "drop", "--by", "tester", "--comment", "a trial")  # in a Kafka transaction
     assert dropped.returncode == 0, dropped.stderr
     assert {position.group for position in asyncio.run(read_groups(secured.settings))}, "no group is seen"
 
