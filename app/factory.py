@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import faust
+from faust import SASLCredentials, SSLCredentials
 from faust.contrib.asgi import serve_asgi
 
 from app import heap
+from app.connections import AccessRefused, kafka_access, kafka_refusal
 from app.kafka import ensure_topics
+from app.redis import check_redis
 from app.roles import Role, web_port
 from app.settings import Settings
 from app.transport import ChunkTransport, UncommittedTransport
 from app.web.api import create_web
 from app.workers import WORKERS, WorkerState
+
+USE_REDIS = (Role.ROUTE, Role.TRAIN, Role.MONITOR)
 
 
 class FlywheelApp(faust.App):
@@ -31,9 +36,14 @@ class FlywheelApp(faust.App):
         return ChunkTransport(self.conf.broker_consumer, self)
 
     async def on_first_start(self) -> None:
-        """Create the registry's missing topics; raises `app.kafka.TopicsNotReady`."""
-        if self.flywheel_settings.kafka.declare_topics:
-            await ensure_topics(self.flywheel_settings)
+        """Create the registry's missing topics; raises `app.kafka.TopicsNotReady`, `app.connections.AccessRefused`."""
+        settings = self.flywheel_settings
+        if settings.kafka.declare_topics:
+            await ensure_topics(settings)
+        elif (refusal := await kafka_refusal(settings)) is not None:
+            raise AccessRefused(refusal)
+        if self.flywheel_role in USE_REDIS:
+            await check_redis(settings)
         self.conf.datadir.mkdir(parents=True, exist_ok=True)
         await super().on_first_start()
         heap.settle()
@@ -45,6 +55,7 @@ def create_app(settings: Settings, role: Role) -> FlywheelApp:
     app = FlywheelApp(
         f"{kafka.group_prefix}-{role.value}",
         broker=[f"kafka://{server.strip()}" for server in kafka.bootstrap_servers.split(",")],
+        broker_credentials=_credentials(settings),
         store="memory://",
         datadir=str(Path(settings.data_dir) / "faust" / role.value),
         autodiscover=False,
@@ -81,6 +92,20 @@ def create_app(settings: Settings, role: Role) -> FlywheelApp:
     )  # fmt: skip
     _end_streams_first(service, web)
     return app
+
+
+def _credentials(settings: Settings) -> SASLCredentials | SSLCredentials | None:
+    """How Faust's own consumer gets in; None where nothing is secured. Raises `SettingsError`."""
+    access = kafka_access(settings)
+    context = access["ssl_context"]
+    if "sasl_mechanism" in access:
+        return SASLCredentials(
+            username=access["sasl_plain_username"],
+            password=access["sasl_plain_password"],
+            mechanism=access["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return None if context is None else SSLCredentials(context)
 
 
 def _end_streams_first(service: Any, web: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from app.connections import kafka_access
 from app.settings import Settings
 
 STALL_S = 60.0
@@ -37,7 +38,7 @@ async def open_reader(settings: Settings, *, committed: bool = True) -> AsyncIte
     Raises `aiokafka.errors.KafkaError` where the broker cannot be reached.
     """
     reader = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka.bootstrap_servers,
+        **kafka_access(settings),
         isolation_level="read_committed" if committed else "read_uncommitted",
         enable_auto_commit=False,
         auto_offset_reset="earliest",

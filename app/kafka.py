@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, TopicAlreadyExistsError, for_code
 
+from app.connections import AccessRefused, kafka_access, kafka_refusal
 from app.settings import Settings
 from app.telemetry.latency import ClientLatency
 from app.topics import REGISTRY, TopicSpec
@@ -38,7 +39,7 @@ def make_producer(
     """
     compression = settings.kafka.compression
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka.bootstrap_servers,
+        **kafka_access(settings),
         acks="all",
         enable_idempotence=idempotent,
         compression_type=None if compression == "none" else compression,
@@ -61,7 +62,7 @@ def make_transactional_producer(
     """
     compression = settings.kafka.compression
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka.bootstrap_servers,
+        **kafka_access(settings),
         transactional_id=transactional_id,
         transaction_timeout_ms=timeout_s * 1000,
         acks="all",
@@ -104,13 +105,15 @@ def _pace_metadata(client: Any) -> None:
 async def ensure_topics(settings: Settings, timeout_s: float = 60.0) -> list[str]:
     """Create the registry's topics that are missing; returns their names. Waits for the broker up to `timeout_s`.
 
-    Raises `TopicsNotReady`.
+    Raises `TopicsNotReady`, and `app.connections.AccessRefused` as soon as a broker turns us away.
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
         try:
             return await _create_missing(settings)
         except (KafkaConnectionError, NodeNotReadyError, OSError) as error:
+            if (refusal := await kafka_refusal(settings)) is not None:
+                raise AccessRefused(refusal) from error
             if asyncio.get_running_loop().time() > deadline:
                 servers = settings.kafka.bootstrap_servers
                 raise TopicsNotReady(f"Kafka at {servers} did not answer in {timeout_s:.0f} s: {error}") from error
@@ -118,7 +121,7 @@ async def ensure_topics(settings: Settings, timeout_s: float = 60.0) -> list[str
 
 
 async def _create_missing(settings: Settings) -> list[str]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
+    admin = AIOKafkaAdminClient(**kafka_access(settings))
     await admin.start()
     try:
         present = set(await admin.list_topics())

@@ -14,6 +14,7 @@ from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
 from agents.routing.message import Halt
 from agents.routing.publish import BatchBuilder, OutRecord, Publisher, PublisherBroken
 from agents.routing.transactions import Place
+from app.connections import kafka_access
 from app.kafka import make_transactional_producer, producer_id, sender_of
 from app.settings import Settings
 
@@ -127,9 +128,7 @@ class Lanes:
 
     async def _committed(self, place: TopicPartition) -> int:
         """The offset below which all was handled; 0 where nothing is committed, or the log was made anew."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.kafka.bootstrap_servers, group_id=self._group, enable_auto_commit=False
-        )
+        consumer = AIOKafkaConsumer(**kafka_access(self._settings), group_id=self._group, enable_auto_commit=False)
         try:
             async with asyncio.timeout(START_WITHIN_S):
                 await consumer.start()

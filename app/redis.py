@@ -5,6 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
+from app.connections import AccessRefused, redis_access, redis_refusal
 from app.settings import Settings
 from app.telemetry.latency import ClientLatency
 
@@ -35,10 +36,27 @@ def _make(settings: Settings, *, decode: bool) -> Redis | RedisCluster:
     if settings.redis.cluster:
         return RedisCluster.from_url(
             url,
+            **redis_access(settings),
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             decode_responses=decode,
         )
     return Redis.from_url(
-        url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S, decode_responses=decode
+        url,
+        **redis_access(settings),
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        decode_responses=decode,
     )
+
+
+async def check_redis(settings: Settings) -> None:
+    """Raise `app.connections.AccessRefused` where Redis turns us away; one that is merely away may come back."""
+    client = make_redis(settings)
+    try:
+        await client.ping()
+    except REDIS_ERRORS as error:
+        if (refusal := redis_refusal(error)) is not None:
+            raise AccessRefused(refusal) from error
+    finally:
+        await client.aclose()

@@ -82,7 +82,7 @@ def backfill(
         return open_pipeline(settings, Routing(counters))
 
     work = run_backfill(source, file, opened, pace, _progress())
-    progress = run_on_kafka(work, settings.kafka.bootstrap_servers, _EXPECTED)
+    progress = run_on_kafka(work, settings, _EXPECTED)
     emit(_report(progress), as_json)
     if isinstance(source, TopicSource) and source.gone:
         typer.echo(f"flywheel: the topic's retention has removed {source.gone} of the messages asked for", err=True)

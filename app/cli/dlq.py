@@ -77,13 +77,12 @@ def list_letters(
     """Outstanding letters, by partition and offset."""
     settings = load_settings()
     selection = _selection(reason, since, None)
-    bootstrap = settings.kafka.bootstrap_servers
     if summarise:
-        counts = run_on_kafka(summary(settings, selection), bootstrap, _EXPECTED)
+        counts = run_on_kafka(summary(settings, selection), settings, _EXPECTED)
         rows = [{"reason": shown(name), "letters": count} for name, count in counts.most_common()]
         emit(rows, as_json)
         return
-    found, more = run_on_kafka(listing(settings, selection, limit, every=every), bootstrap, _EXPECTED)
+    found, more = run_on_kafka(listing(settings, selection, limit, every=every), settings, _EXPECTED)
     emit([_row(item, with_state=every) if as_json else _line(item, with_state=every) for item in found], as_json)
     if more:
         typer.echo(f"there are more than these {len(found)}: raise --limit, or see --summary", err=True)
@@ -101,7 +100,7 @@ def show(
     A letter that could not be decoded holds what came in, which nobody has scrubbed.
     """
     settings = load_settings()
-    found = run_on_kafka(find(settings, *place(where)), settings.kafka.bootstrap_servers, _EXPECTED)
+    found = run_on_kafka(find(settings, *place(where)), settings, _EXPECTED)
     if found is None:
         fail(f"there is no letter at {where}: it is gone, or that is a mark; see `flywheel dlq ls`")
     if raw is not None:
@@ -161,7 +160,7 @@ def _handle(order: Order, as_json: bool) -> None:
 
     try:
         work = handle(settings, order, told, _progress(order))
-        outcome = run_on_kafka(work, settings.kafka.bootstrap_servers, _EXPECTED)
+        outcome = run_on_kafka(work, settings, _EXPECTED)
     finally:
         database.close()
     report: dict[str, Any] = {order.verb: outcome.done, "by_reason": dict(outcome.handled)}

@@ -11,6 +11,8 @@ import typer
 from aiokafka.errors import KafkaError
 
 from app.cli.output import AsJson, emit
+from app.cli.values import fail
+from app.connections import kafka_refusal
 from app.emitter import EmitFailed, LogEmitter
 from app.kafka import make_producer
 from app.settings import Settings, load_settings
@@ -48,6 +50,8 @@ def emit_file(
         try:
             asyncio.run(_to_kafka(settings, events))
         except KafkaError as error:
+            if (refusal := asyncio.run(kafka_refusal(settings))) is not None:
+                fail(refusal)
             servers = settings.kafka.bootstrap_servers
             typer.echo(f"flywheel: Kafka at {servers} did not take the events: {type(error).__name__}", err=True)
             raise typer.Exit(1) from None

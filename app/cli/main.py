@@ -24,6 +24,7 @@ from app.cli import (
     run,
     users,
 )
+from app.connections import AccessRefused
 from app.kafka import TopicsNotReady
 from app.settings import SettingsError
 from app.store.database import DatabaseUnavailable
@@ -59,6 +60,6 @@ def main() -> None:
     except SettingsError as error:
         typer.echo(f"flywheel: {error}", err=True)
         sys.exit(2)
-    except (DatabaseUnavailable, TopicsNotReady) as error:
+    except (AccessRefused, DatabaseUnavailable, TopicsNotReady) as error:
         typer.echo(f"flywheel: {error}", err=True)
         sys.exit(1)

@@ -12,6 +12,9 @@ from typing import Any, NoReturn, TypeVar
 import typer
 from aiokafka.errors import KafkaError
 
+from app.connections import kafka_refusal
+from app.settings import Settings
+
 T = TypeVar("T")
 
 INTERRUPTED = 130
@@ -72,7 +75,7 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def run_on_kafka(work: Coroutine[Any, Any, T], bootstrap: str, expected: tuple[type[Exception], ...]) -> T:
+def run_on_kafka(work: Coroutine[Any, Any, T], settings: Settings, expected: tuple[type[Exception], ...]) -> T:
     """Run a command's coroutine; `expected` errors, a broker that is away and Ctrl-C are a line and an exit status."""
     # What it logs while a broker is away or a producer is fenced, the command says in one line at its end.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
@@ -81,6 +84,9 @@ def run_on_kafka(work: Coroutine[Any, Any, T], bootstrap: str, expected: tuple[t
     except expected as error:
         fail(str(error))
     except (KafkaError, TimeoutError, OSError) as error:
+        if (refusal := asyncio.run(kafka_refusal(settings))) is not None:
+            fail(refusal)
+        bootstrap = settings.kafka.bootstrap_servers
         fail(f"Kafka at {bootstrap}: {type(error).__name__}: {error}. Is it running? Run the command again; it goes on")
     except KeyboardInterrupt:
         typer.echo("flywheel: interrupted; what was acknowledged stands: run the command again, it goes on", err=True)

@@ -20,6 +20,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+_KAFKA_TLS = "kafka.security_protocol says no TLS: use SSL or SASL_SSL"
+_REDIS_TLS = "redis.url says no TLS: begin it with rediss://"
+
+
+def _check_files(section: str, files: tuple[Path | None, ...], tls: bool, remedy: str) -> None:
+    """Files of TLS go with TLS, and a certificate with its key: raises ValueError."""
+    for name, path in zip(("ca_file", "cert_file", "key_file"), files, strict=True):
+        if path is not None and not tls:
+            raise ValueError(f"{section}.{name} is set, and {remedy}, or leave it out")
+    if (files[1] is None) != (files[2] is None):
+        raise ValueError(f"{section}.cert_file and {section}.key_file go together: set both or none")
+
+
 class ConstitutionSettings(Section):
     """Which constitution is in force, and how strict it is."""
 
@@ -102,6 +115,15 @@ class KafkaSettings(Section):
     """The broker and how we speak to it."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="as the broker's listener names it: SSL is TLS, SASL asks for user name and password"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: str | None = Field(None, min_length=1)
+    password: Secret | None = None
+    ca_file: Path | None = Field(None, description="PEM: who may have signed the broker's certificate; else the system")
+    cert_file: Path | None = Field(None, description="PEM: our own certificate, where the broker asks for one")
+    key_file: Path | None = Field(None, description="PEM, not encrypted: its private key")
     replication_factor: int = Field(1, ge=1)
     partitions: int = Field(4, ge=1)
     declare_topics: bool = Field(True, description="create missing topics at start; off for librdkafka's mock broker")
@@ -110,12 +132,43 @@ class KafkaSettings(Section):
     session_timeout_s: float = Field(10.0, gt=0, description="how long a killed worker blocks its partitions")
     group_prefix: str = Field("flywheel", description="prefix of the consumer groups, one a role")
 
+    @model_validator(mode="after")
+    def _security_fits(self) -> KafkaSettings:
+        protocol = self.security_protocol
+        named = {"username": self.username, "password": self.password}
+        if protocol.startswith("SASL"):
+            if missing := [f"kafka.{name}" for name, value in named.items() if value is None]:
+                raise ValueError(f"kafka.security_protocol={protocol} needs {' and '.join(missing)}")
+        elif given := [f"kafka.{name}" for name, value in named.items() if value is not None]:
+            told = f"kafka.security_protocol={protocol} sends no password, and {' and '.join(given)} is set"
+            raise ValueError(f"{told}: use SASL_SSL, or leave it out")
+        if protocol == "SASL_PLAINTEXT" and self.sasl_mechanism == "PLAIN":
+            told = "kafka.sasl_mechanism=PLAIN over kafka.security_protocol=SASL_PLAINTEXT sends the password in clear"
+            raise ValueError(f"{told}: use SASL_SSL, or a SCRAM mechanism")
+        _check_files("kafka", (self.ca_file, self.cert_file, self.key_file), protocol.endswith("SSL"), _KAFKA_TLS)
+        return self
+
 
 class RedisSettings(Section):
     """Redis holds claims, counters and caches; it may vanish at any time."""
 
     url: str = "redis://127.0.0.1:6379/0"
     cluster: bool = Field(False, description="Redis Cluster: url names one of its nodes")
+    username: str | None = Field(None, min_length=1, description="ACL user; may stand in url instead")
+    password: Secret | None = Field(None, description="may stand in url instead")
+    ca_file: Path | None = Field(None, description="PEM: who may have signed Redis' certificate; else the system")
+    cert_file: Path | None = Field(None, description="PEM: our own certificate, where Redis asks for one")
+    key_file: Path | None = Field(None, description="PEM, not encrypted: its private key")
+
+    @model_validator(mode="after")
+    def _security_fits(self) -> RedisSettings:
+        parts = urlsplit(self.url)
+        if self.username is not None and self.password is None:
+            raise ValueError("redis.username is set, and redis.password is not: an ACL user has one")
+        if self.password is not None and "@" in parts.netloc:
+            raise ValueError("redis.password is set, and redis.url names a user or password too: leave one out")
+        _check_files("redis", (self.ca_file, self.cert_file, self.key_file), parts.scheme == "rediss", _REDIS_TLS)
+        return self
 
     @model_validator(mode="after")
     def _cluster_has_one_database(self) -> RedisSettings:

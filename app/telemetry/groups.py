@@ -10,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from agents.curation.agent import TOPICS as CURATED
 from agents.monitoring.metrics import GroupPosition
+from app.connections import kafka_access
 from app.roles import Role
 from app.settings import Settings
 from app.topics import AUDIT_EVENTS, CYCLES
@@ -22,9 +23,9 @@ READS = {Role.ROUTE: (AUDIT_EVENTS.name,), Role.CURATE: CURATED, Role.TRAIN: (CY
 
 async def read_groups(settings: Settings) -> list[GroupPosition]:
     """Committed offsets and lag of every role's group. Raises `aiokafka.errors.KafkaError` and TimeoutError."""
-    bootstrap = settings.kafka.bootstrap_servers
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    reader = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    access = kafka_access(settings)
+    admin = AIOKafkaAdminClient(**access)
+    reader = AIOKafkaConsumer(**access, enable_auto_commit=False)
     try:
         async with asyncio.timeout(WITHIN_S):
             await admin.start()

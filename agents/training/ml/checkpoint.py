@@ -117,11 +117,14 @@ def load_checkpoint(trainer: PrivateTrainer, directory: Path) -> None:
     try:
         meta = json.loads((directory / "state.json").read_text())
         tensors = load_file(directory / "state.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        restore(trainer, TrainerState(tensors, meta))
+    except CheckpointError:
+        raise
+    # Of JSON and tensors that are well formed and say something else than a checkpoint does, anything may be raised.
+    except (OSError, ValueError, SafetensorError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"checkpoint {directory.name} cannot be read: delete it and resume from the one before"
         ) from error
-    restore(trainer, TrainerState(tensors, meta))
 
 
 def _checkpoints(root: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError
 
 from agents.training.adapter import ADAPTER_FILES as ADAPTER_FILES
 from agents.training.adapter import AdapterError as AdapterError
@@ -102,7 +103,11 @@ def save_adapter(model: Any, directory: Path, *, base_name: str) -> str:
 def load_adapter(base: Any, directory: Path, *, trainable: bool = False) -> Any:
     """A PEFT model of ``base`` and the adapter in ``directory``. Raises ``AdapterError``."""
     adapter_digest(directory)  # refuses an incomplete directory, which PEFT would take for a hub name
-    model = PeftModel.from_pretrained(base, directory, is_trainable=trainable)
+    try:
+        model = PeftModel.from_pretrained(base, directory, is_trainable=trainable)
+    except (SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        told = f"the adapter in {directory} cannot be loaded ({type(error).__name__})"
+        raise AdapterError(f"{told}: restore it from a backup, or train anew") from error
     return model.train(trainable)
 
 

@@ -38,6 +38,8 @@ class KafkaBroker(Server):
     kind = "kafka"
     declares_topics = True
     """Whether an admin client can create topics."""
+    _format_options: tuple[str, ...] = ()
+    """Further arguments for the tool that formats the disk."""
 
     def __init__(self, run: RunDirectory, cache: Path, heap_mb: int = 512) -> None:
         super().__init__()
@@ -88,7 +90,7 @@ class KafkaBroker(Server):
         identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = ("kafka.tools.StorageTool", "format", "-c", str(properties), f"--cluster-id={identity}")
         made = subprocess.run(
-            [*base, *command],
+            [*base, *command, *self._format_options],
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

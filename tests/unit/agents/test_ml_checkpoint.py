@@ -133,3 +133,16 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(tmp_path: Path, damage: str
     _, fresh = new_trainer(rank=8 if damage == "adapter" else 16)
     with pytest.raises(CheckpointError):
         load_checkpoint(fresh, saved)
+
+
+@pytest.mark.parametrize(
+    "meta", ["[]", "null", '{"format": 1}', '{"format": 1, "plan": []}', '{"format": 1, "plan": {}}']
+)
+def test_a_checkpoint_whose_json_is_well_formed_and_wrong_is_refused(tmp_path: Path, meta: str) -> None:
+    _, trainer = new_trainer()
+    trainer.step()
+    saved = save_checkpoint(trainer, tmp_path)
+    (saved / "state.json").write_text(meta)
+    _, fresh = new_trainer()
+    with pytest.raises(CheckpointError):
+        load_checkpoint(fresh, saved)

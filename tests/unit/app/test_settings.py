@@ -315,3 +315,47 @@ def test_config_check_shows_the_rest_as_it_is() -> None:
 )
 def test_passwords_in_urls_are_hidden(text: str, shown: str) -> None:
     assert hide_password(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ({"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "KAFKA__USERNAME": "u"}, "needs kafka.password"),
+        ({"KAFKA__USERNAME": "u", "KAFKA__PASSWORD": "hunter2"}, "kafka.username and kafka.password"),
+        ({"KAFKA__SECURITY_PROTOCOL": "SSL", "KAFKA__PASSWORD": "hunter2"}, "kafka.password is set"),
+        ({"KAFKA__CA_FILE": "ca.pem"}, "kafka.ca_file is set"),
+        ({"KAFKA__SECURITY_PROTOCOL": "SSL", "KAFKA__CERT_FILE": "c.pem"}, "kafka.cert_file and kafka.key_file"),
+        (
+            {
+                "KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+                "KAFKA__SASL_MECHANISM": "PLAIN",
+                "KAFKA__USERNAME": "u",
+                "KAFKA__PASSWORD": "hunter2",
+            },
+            "in clear",
+        ),
+        ({"REDIS__USERNAME": "u"}, "redis.password is not"),
+        ({"REDIS__URL": "redis://u:hunter3@redis:6379/0", "REDIS__PASSWORD": "hunter2"}, "leave one out"),
+        ({"REDIS__CA_FILE": "ca.pem"}, "rediss://"),
+        ({"REDIS__URL": "rediss://redis:6379/0", "REDIS__KEY_FILE": "k.pem"}, "redis.cert_file and redis.key_file"),
+    ],
+)
+def test_security_settings_that_do_not_fit_are_refused(env: dict[str, str], named: str) -> None:
+    told = refusal({f"FLYWHEEL_{name}": value for name, value in env.items()})
+    assert named in told
+    assert "hunter" not in told
+
+
+def test_a_certificate_file_is_named_and_a_password_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("hunter2\n", encoding="utf-8")
+    settings = load_settings(
+        {
+            "FLYWHEEL_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
+            "FLYWHEEL_KAFKA__USERNAME": "u",
+            "FLYWHEEL_KAFKA__PASSWORD_FILE": str(tmp_path / "password"),
+            "FLYWHEEL_KAFKA__CA_FILE": str(tmp_path / "ca.pem"),
+        }
+    )
+    assert settings.kafka.ca_file == tmp_path / "ca.pem"
+    assert settings.kafka.password is not None
+    assert settings.kafka.password.get_secret_value() == "hunter2"
