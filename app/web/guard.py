@@ -122,11 +122,9 @@ class Guard:
             raise HTTPException(415, "send a Content-Type: application/json")
 
     def _count(self, request: Request, identity: Identity, right: Right) -> None:
-        if request.method in _READS:
-            limit = self._reads
-        else:
-            # One application sends the words of all its users: that is traffic, not a person at a page.
-            limit = self._feedback if right is Right.FEEDBACK else self._writes
+        # One application sends the words of all its users: that is traffic, not a person at a page.
+        writes = self._feedback if right is Right.FEEDBACK else self._writes
+        limit = self._reads if request.method in _READS else writes
         caller = identity.key if identity.means is not Means.OPEN else self.authenticator.address(request)
         wait_s = limit.take(caller)
         if wait_s is not None:
