@@ -1,0 +1,75 @@
+"""Results of seeds, one JSON line each, and the table that README.md holds of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from services import REPOSITORY
+
+RESULTS = REPOSITORY / "var" / "chaos" / "results.jsonl"
+README = Path(__file__).parent / "README.md"
+Result = dict[str, Any]
+
+
+def code_digest() -> str:
+    """A digest of the code that a result holds for: the product's, and the suite's own."""
+    digest = hashlib.sha256()
+    for folder in ("app", "agents", "models", "otel", "policies", "tests"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            digest.update(str(path.relative_to(REPOSITORY)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def read(digest: str, count: int) -> list[Result]:
+    """The results there are for this code and so many faults a seed, oldest first."""
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    found = [json.loads(line) for line in lines]
+    return [one for one in found if one["digest"] == digest and one["count"] == count]
+
+
+def add(result: Result) -> None:
+    """Keep a result."""
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(result) + "\n")
+
+
+def table(results: Iterable[Result]) -> str:
+    """The results as Markdown: faults and outcome, then what each seed gave."""
+    seeds: dict[str, list[int]] = defaultdict(list)
+    back: dict[str, list[float]] = defaultdict(list)
+    rows = []
+    for one in results:
+        for fault in one.get("faults", ()):
+            seeds[fault["fault"]].append(one["seed"])
+            back[fault["fault"]].append(fault["back_s"])
+        outcome = "passed" if one["passed"] else f"FAILED: {one['error']}"
+        figures = [str(one.get(name, "")) for name in ("records", "redelivered", "doubles", "seconds")]
+        rows.append(f"| {one['seed']} | {outcome} | {' | '.join(figures)} | `{one['digest']}` |")
+    faults = [
+        f"| {name} | {len(seeds[name])} | {', '.join(map(str, sorted(set(seeds[name]))))} | {max(back[name]):.0f} |"
+        for name in sorted(seeds)
+    ]
+    return "\n".join(
+        [
+            "| fault | times, in seeds that passed | seeds | longest until all were at work, s |",
+            "|---|---|---|---|",
+            *faults,
+            "",
+            "| seed | outcome | records routed | tellings redelivered | events doubled after lost claims | s | code |",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def write(name: str, text: str) -> None:
+    """Put a generated part between its markers in README.md."""
+    begin, end = f"<!-- {name}: generated -->\n", f"\n<!-- {name}: end -->"
+    before, rest = README.read_text().split(begin)
+    README.write_text(before + begin + text + end + rest.split(end, 1)[1])
