@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,11 +18,14 @@ Result = dict[str, Any]
 
 
 def code_digest() -> str:
-    """A digest of the code that a result holds for: the product's, and the suite's own."""
+    """A digest of the code that a result holds for: the product's, and the tests' modules that are imported now."""
+    product = ("app", "agents", "models", "otel", "policies")
+    paths = {path for folder in product for path in (REPOSITORY / folder).rglob("*.py")}
+    loaded = (getattr(module, "__file__", None) for module in tuple(sys.modules.values()))
+    paths |= {Path(file) for file in loaded if file and Path(file).is_relative_to(REPOSITORY / "tests")}
     digest = hashlib.sha256()
-    for folder in ("app", "agents", "models", "otel", "policies", "tests"):
-        for path in sorted((REPOSITORY / folder).rglob("*.py")):
-            digest.update(str(path.relative_to(REPOSITORY)).encode() + b"\0" + path.read_bytes())
+    for path in sorted(paths):
+        digest.update(str(path.relative_to(REPOSITORY)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
