@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import redis
@@ -28,7 +29,7 @@ from chaos.link import Link
 ROUTERS = 2
 BACK_WITHIN_S = 60.0
 EXAMPLES_OF = ("constitutional_violation", "model_optimization_trigger")
-_SETTINGS = {
+_SETTINGS: dict[str, dict[str, Any]] = {
     "pii": {"router": "off"},
     "curation": {"min_examples": 50, "settle_s": 2.0, "cooldown_s": 3600.0},
 }
