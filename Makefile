@@ -13,8 +13,8 @@ export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-full up test bench bench-scaling bench-policies bench-pii bench-revision bench-training otel capacity lint \
-  types format venv constraints
+.PHONY: help demo demo-full up test chaos soak bench bench-scaling bench-policies bench-pii bench-revision \
+  bench-training otel capacity lint types format venv constraints
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,16 @@ test: ## all tests (ARGS='tests/unit -k name' for some; FLYWHEEL_REQUIRE_ALL=1 m
 	FLYWHEEL_OPA=$$(docker/install/opa.sh) FLYWHEEL_OTELCOL=$$(docker/install/collector.sh) \
 	  FLYWHEEL_TEST_KUSTOMIZE=$$(docker/install/kustomize.sh) FLYWHEEL_TEST_COMPOSE=$$(docker/install/compose.sh) \
 	  $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
+
+chaos: ## faults at random, seed after seed; the table in tests/chaos/README.md (ARGS='--seeds 20')
+	@docker/install/system.sh test
+	@docker/install/python.sh $(VENV) engine train embedded test
+	PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
+
+soak: ## a steady load for long: memory, files and latency must stay flat (ARGS='--minutes 60 --rate 5000')
+	@docker/install/system.sh test
+	@docker/install/python.sh $(VENV) engine train embedded test
+	PYTHONPATH=tests $(BIN)/python -m chaos.soak $(ARGS)
 
 bench: ## what routing costs, beside other ways to do it: a table, and var/bench/routing.json (ARGS=--help)
 	@docker/install/system.sh test

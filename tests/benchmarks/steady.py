@@ -10,7 +10,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from confluent_kafka import Producer
@@ -47,7 +47,7 @@ def main() -> None:
     json.dump({"events_per_s": asked.count / took, "most_late_ms": late * 1000, "unacknowledged": left}, sys.stdout)
 
 
-def produce(producer: Producer, form: Form, prepared: list[Event], rate: int) -> float:
+def produce(producer: Producer, form: Form, prepared: Iterable[Event], rate: int) -> float:
     """Produce at `rate` events a second; return by how many seconds the schedule was missed at worst."""
     size = 1 if form is Form.SINGLE else RECORDS_PER_MESSAGE
     began = time.perf_counter()
@@ -67,7 +67,7 @@ def produce(producer: Producer, form: Form, prepared: list[Event], rate: int) ->
     return late
 
 
-def _batches(prepared: list[Event], size: int) -> Iterator[list[Event]]:
+def _batches(prepared: Iterable[Event], size: int) -> Iterator[list[Event]]:
     iterator = iter(prepared)
     while batch := list(islice(iterator, size)):
         yield batch

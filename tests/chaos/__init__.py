@@ -1,0 +1,1 @@
+"""Faults at random under a load with a known answer: see README.md."""

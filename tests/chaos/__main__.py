@@ -1,0 +1,49 @@
+"""`make chaos`: seeds one after another, those without a result for this code; then the table in README.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from chaos import results
+from chaos.episode import run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the seeds that are asked for; 1 where one failed."""
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5, help="how many seeds must have a result (default 5)")
+    parser.add_argument("--first", type=int, default=1, help="the first of them (default 1)")
+    parser.add_argument("--faults", type=int, default=8, help="faults a seed (default 8)")
+    asked = parser.parse_args(arguments)
+    digest = results.code_digest()
+    wanted = range(asked.first, asked.first + asked.seeds)
+    here = [one for one in results.read() if (one["digest"], one["count"]) == (digest, asked.faults)]
+    known = {one["seed"] for one in here if one["passed"]}
+    failed = False
+    for seed in wanted:
+        if seed not in known:
+            failed |= not _run_one(seed, asked.faults, digest)
+    # Of a seed that failed and passed later, both lines are told.
+    results.write("results", results.table(results.read()))
+    return int(failed)
+
+
+def _run_one(seed: int, count: int, digest: str) -> bool:
+    result = {"seed": seed, "count": count, "digest": digest, "passed": True}
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        try:
+            result |= run(Path(folder), seed, count)
+        except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - whatever it was, it is the result
+            result |= {"passed": False, "error": " ".join(str(error).split())[:200].replace("|", "/")}
+    print(f"seed {seed}: {result}", flush=True)
+    results.add(result)
+    return bool(result["passed"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
