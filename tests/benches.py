@@ -158,8 +158,8 @@ async def at_work(settings: Settings, database: Database) -> AsyncIterator[Stage
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition: Callable[[], object], what: str) -> None:
-    await asyncio.to_thread(wait_until, condition, what, WITHIN_S)
+async def until(condition: Callable[[], object], what: str, within_s: float = WITHIN_S) -> None:
+    await asyncio.to_thread(wait_until, condition, what, within_s)
 
 
 def children(parent: int) -> list[int]:

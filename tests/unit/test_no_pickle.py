@@ -78,7 +78,7 @@ def test_a_pickle_in_an_adapters_place_is_refused_and_not_loaded(tmp_path: Path,
         )
 
     canary, adapter = tmp_path / "ran", tmp_path / "adapter"
-    save_adapter(attach_adapter(base(), LoraSpec(), seed=1), adapter)
+    save_adapter(attach_adapter(base(), LoraSpec(), seed=1), adapter, base_name="small")
     load_adapter(base(), adapter)
     (adapter / "adapter_model.safetensors").unlink()
     (adapter / name).write_bytes(pickle.dumps(Canary(canary)))
@@ -97,8 +97,9 @@ def test_an_adapter_with_a_damaged_configuration_is_refused(tmp_path: Path, conf
 
     from agents.training.ml.lora import AdapterError, LoraSpec, attach_adapter, load_adapter, save_adapter
 
+    adapter = tmp_path / "adapter"
     small = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
-    save_adapter(attach_adapter(LlamaForCausalLM(small), LoraSpec(), seed=1), tmp_path)
-    (tmp_path / "adapter_config.json").write_text(config)
+    save_adapter(attach_adapter(LlamaForCausalLM(small), LoraSpec(), seed=1), adapter, base_name="small")
+    (adapter / "adapter_config.json").write_text(config)
     with pytest.raises(AdapterError):
-        load_adapter(LlamaForCausalLM(small), tmp_path)
+        load_adapter(LlamaForCausalLM(small), adapter)

@@ -40,6 +40,9 @@ from app.store.leases import Lease
 from models.cycle import Cycle, Manifest, TrainingPlan
 from models.privacy import LedgerEntry
 
+SPENT_SHARE = 20
+"""What has been spent is told anew after so many times what telling it took."""
+
 
 class AdapterUnchanged(RuntimeError):
     """Training ended and left tensors as they were, or not finite: such an adapter is not to be used."""
@@ -114,11 +117,16 @@ def _train(
     if latest is not None:
         load_checkpoint(trainer, latest)
     channel.progress(done=done, total=plan.steps)
+    spent, spent_due = 0.0, 0.0
     while noise is not None and not trainer.finished:
         report = trainer.step()
         if not ranks.leads:
             continue
-        spent = _spent(job, cycle, plan, cohort)
+        asked = time.monotonic()
+        if asked >= spent_due:
+            spent = _spent(job, cycle, plan, cohort)
+            # It takes seconds where a ledger holds much noise of many kinds, and only those who watch want it.
+            spent_due = asked + SPENT_SHARE * (time.monotonic() - asked)
         save_checkpoint(trainer, checkpoints)
         # At once: a job that is killed in between seems to have come no further.
         channel.progress(
