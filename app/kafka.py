@@ -8,7 +8,14 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    ProducerFenced,
+    TopicAlreadyExistsError,
+    for_code,
+)
 
 from app.connections import AccessRefused, kafka_access, kafka_refusal
 from app.settings import Settings
@@ -85,6 +92,25 @@ def sender_of(producer: AIOKafkaProducer) -> asyncio.Task[None]:
     """The task that sends; it ends with what ended the producer. aiokafka shows it nowhere else."""
     sender: asyncio.Task[None] = producer._sender.sender_task
     return sender
+
+
+def silence_fenced() -> None:
+    """Let the running loop tell nothing of futures with `ProducerFenced`: aiokafka leaves many behind at one fencing.
+
+    The error itself has been raised to whoever waited.
+    """
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), ProducerFenced):
+            return
+        if before is None:
+            loop.default_exception_handler(context)
+        else:
+            before(loop, context)
+
+    loop.set_exception_handler(handle)
 
 
 def _pace_metadata(client: Any) -> None:

@@ -15,7 +15,7 @@ from agents.routing.message import Halt
 from agents.routing.publish import BatchBuilder, OutRecord, Publisher, PublisherBroken
 from agents.routing.transactions import Place
 from app.connections import kafka_access
-from app.kafka import make_transactional_producer, producer_id, sender_of
+from app.kafka import make_transactional_producer, producer_id, sender_of, silence_fenced
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class TransactionLane:
         finally:
             if not work.done():
                 work.cancel()
-                await asyncio.wait((work,))
+                await asyncio.gather(work, return_exceptions=True)
         ended = sender.exception() if sender.done() and not sender.cancelled() else None
         if isinstance(ended, ProducerFenced):
             raise PublisherBroken(f"another worker has taken over {self._place}")
@@ -107,6 +107,7 @@ class Lanes:
 
     async def check(self) -> None:
         """Raise `NotTransactional` if the broker gives one transactional id two producers."""
+        silence_fenced()
         name = f"{self._group}-check"
         async with self._started(name) as first:
             earlier = producer_id(first)

@@ -49,9 +49,11 @@ class Routing:
         return self.counters.snapshot() | {"live": live}
 
 
-def batch_maker(settings: Settings) -> Callable[[], BatchBuilder] | None:
+def batch_maker(settings: Settings, *, transactional: bool = False) -> Callable[[], BatchBuilder] | None:
     """What makes an empty batch; None: the producer itself."""
-    return partial(GzipBatchBuilder, MAX_BATCH_BYTES) if settings.kafka.compression == "gzip" else None
+    if settings.kafka.compression != "gzip":
+        return None
+    return partial(GzipBatchBuilder, MAX_BATCH_BYTES, transactional=transactional)
 
 
 @asynccontextmanager

@@ -152,7 +152,7 @@ def add_routing(app: faust.App, settings: Settings, state: WorkerState) -> None:
     limits = settings.routing
     lanes = None
     if limits.delivery == "exactly_once":
-        lanes = Lanes(settings, state.service(), batch_maker(settings))
+        lanes = Lanes(settings, state.service(), batch_maker(settings, transactional=True))
 
     @asynccontextmanager
     async def open_router() -> AsyncIterator[Pipeline]:

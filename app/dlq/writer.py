@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
 
-from app.kafka import make_producer, make_transactional_producer, producer_id, sender_of
+from app.kafka import make_producer, make_transactional_producer, producer_id, sender_of, silence_fenced
 from app.settings import Settings
 
 TRANSACTIONAL_ID = "flywheel-dlq"
@@ -130,7 +130,7 @@ async def open_writer(settings: Settings, *, transactional: bool = True) -> Asyn
         async with _started(make_producer(settings, linger_ms=5)) as producer:
             yield Writer(producer, transactional=False)
         return
-    asyncio.get_running_loop().set_exception_handler(_unless_fenced)
+    silence_fenced()
     async with _started(_transactional_producer(settings)) as first:
         earlier = producer_id(first)
     async with _started(_transactional_producer(settings)) as producer:
@@ -164,9 +164,3 @@ def _ended_by(producer: AIOKafkaProducer) -> BaseException | None:
     """What ended the task that sends, if it has ended."""
     sender = sender_of(producer)
     return sender.exception() if sender.done() and not sender.cancelled() else None
-
-
-def _unless_fenced(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A producer that was fenced leaves futures behind with the error that was raised already."""
-    if not isinstance(context.get("exception"), ProducerFenced):
-        loop.default_exception_handler(context)

@@ -28,10 +28,12 @@ class GzipBatchBuilder(BatchBuilder):  # type: ignore[misc]  # aiokafka is untyp
 
     Args:
         batch_size: at most so many bytes of records before compression; a first record may be larger.
+        transactional: for a producer of transactions. Without it the broker takes what such a producer sends, and
+            shows it to everybody at once, whatever becomes of the transaction.
     """
 
-    def __init__(self, batch_size: int) -> None:
-        super().__init__(batch_size, 0)
+    def __init__(self, batch_size: int, *, transactional: bool = False) -> None:
+        super().__init__(batch_size, 0, is_transactional=int(transactional))
         self._buffer: bytes | bytearray | None = None
 
     def _build(self) -> bytes | bytearray:

@@ -125,3 +125,12 @@ def fill(builder: Any) -> int:
 def test_the_bound_is_on_what_is_put_in(make: Callable[[int], Any]) -> None:
     assert 80 <= fill(make(10_000)) < 100
     assert make(10).append(timestamp=1, key=None, value=b"v" * 100, headers=[]) is not None, "a first may be larger"
+
+
+@pytest.mark.parametrize("value", [b"long " * 500, b"x"], ids=["compressed", "as it is"])
+@pytest.mark.parametrize("transactional", [True, False])
+def test_a_batch_of_a_transaction_says_so(value: bytes, transactional: bool) -> None:
+    """Regression: without the flag the broker showed what a transaction held before, and though, it was aborted."""
+    builder = GzipBatchBuilder(SIZE, transactional=transactional)
+    assert builder.append(timestamp=1, key=None, value=value, headers=[]) is not None
+    assert MemoryRecords(bytes(builder._build())).next_batch().is_transactional is transactional
