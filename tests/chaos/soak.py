@@ -28,6 +28,8 @@ from chaos import results
 from chaos.flatness import Verdict, judge
 
 EVERY_S = 4.0
+MOST_LATE_S = 5.0
+"""A producer that is later than that has not held its rate, and what was measured is of another one."""
 READ = "constitutional-violations"
 TOLERANCES = {"memory_mb": (0.10, 15.0), "open_files": (0.05, 4.0), "threads": (0.05, 2.0), "latency_ms": (0.5, 100.0)}
 """By what a series may rise after the warm-up: a share of its mean, or so much in its own unit."""
@@ -37,7 +39,8 @@ Sample = dict[str, float]
 def run(folder: Path, seconds: int, rate: int) -> dict[str, Any]:
     """Load the system for so many seconds and sample it; figures, with a `Verdict` for each series that must be flat.
 
-    Raises `AssertionError` where an event did not arrive or the load could not be kept up.
+    `most_late_s`: by how much the producer fell behind its timetable. Raises `AssertionError` where an event did not
+    arrive.
     """
     with running(folder, "real", None, {"pii": {"router": "off"}}) as system:
         system.start_workers([Role.ROUTE, Role.CURATE])
@@ -140,7 +143,7 @@ def table(figures: dict[str, Any], seconds: int, rate: int) -> str:
 
 
 def main() -> int:
-    """Run, print the table, and write it into README.md; 1 where a series rises."""
+    """Run, print the table, and write it into README.md; 1 where a series rises or the load was not kept up."""
     parser = argparse.ArgumentParser(prog="python -m chaos.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--rate", type=int, default=5_000, help="events a second (default 5000)")
@@ -151,7 +154,8 @@ def main() -> int:
     text = table(figures, seconds, asked.rate)
     print(text)
     results.write("soak", text)
-    return 0 if all(one.flat for one in figures["verdicts"].values()) else 1
+    kept_up = figures["most_late_s"] <= MOST_LATE_S
+    return 0 if kept_up and all(one.flat for one in figures["verdicts"].values()) else 1
 
 
 if __name__ == "__main__":

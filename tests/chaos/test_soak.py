@@ -12,11 +12,13 @@ from chaos.soak import run, table
 
 @pytest.mark.kafka
 @pytest.mark.timeout(300)
-def test_a_steady_load_leaves_files_threads_and_latency_flat(tmp_path: Path) -> None:
+def test_a_steady_load_leaves_files_and_threads_flat(tmp_path: Path) -> None:
     figures = run(tmp_path, seconds=40, rate=1_000)
     print(table(figures, 40, 1_000))
-    # Heaps still fill in so short a time: memory is judged by the long form alone.
-    rising = {name for name, one in figures["verdicts"].items() if not one.flat and "memory" not in name}
+    # Heaps still fill in so short a time, and latency is the machine's: both are judged by the long form alone.
+    judged = {name: one for name, one in figures["verdicts"].items() if name.endswith(("open_files", "threads"))}
+    rising = {name for name, one in judged.items() if not one.flat}
+    assert len(judged) == 4
     assert not rising
     assert figures["grown"]["examples"] > 0
 
