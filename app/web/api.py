@@ -23,7 +23,7 @@ from app.roles import Role
 from app.settings import Settings
 from app.store.database import DatabaseUnavailable
 from app.web import health, live, signin
-from app.web.console import audit_log, cycle, dead_letters, models, overview, review, routing
+from app.web.console import audit_log, cycle, dead_letters, models, overview, promotion, review, routing
 from app.web.console.parts import Console, make_templates
 from app.web.feedback import FeedbackIntake, add_feedback
 from app.web.gate import add_gate
@@ -79,6 +79,7 @@ def create_web(settings: Settings, role: Role, state: WorkerState) -> FastAPI:
     review.add(app, console)
     dead_letters.add(app, console)
     models.add(app, console)
+    promotion.add(app, console)
     routing.add(app, console)
     audit_log.add(app, console, audit)
     signin.add(app, console)

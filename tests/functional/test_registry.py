@@ -11,7 +11,7 @@ import orjson
 import pytest
 import sqlalchemy as sa
 from pipelines import HASH, Pipeline
-from registry_parts import trained
+from registry_parts import BAD, trained
 from systems import cli, entries, lag, running, stats, wait_until
 
 from app.embedded.ports import LOOPBACK, free_port
@@ -107,6 +107,7 @@ def test_champions_are_watched_rolled_back_promoted_and_mirrored(tmp_path: Path)
         assert house.decide("rollback", MODEL)["champion"] == before
         _everything_is_on_record(house, before, bad, promoted)
         _mlflow_has_caught_up(house, mlflow, port, {before: "champion", bad: "rolled_back", promoted: "rolled_back"})
+        _the_page_promotes_what_the_gate_permits(house)
 
 
 def _what_is_said_of_another_version_does_not_count(house: Registry, before: str, bad: str) -> None:
@@ -154,6 +155,23 @@ def _everything_is_on_record(house: Registry, before: str, bad: str, promoted: s
     metrics = httpx.get(f"{house.system.url(Role.TRAIN)}/metrics", timeout=30.0, trust_env=False).text
     assert 'flywheel_champion_rollbacks_total{kind="watch",model_id="assistant"} 1.0' in metrics
     assert 'flywheel_alerts_total{kind="champion_rolled_back"} 1.0' in metrics
+
+
+def _the_page_promotes_what_the_gate_permits(house: Registry) -> None:
+    with house.database.write() as connection:
+        poor = trained(connection, house.folder, model=MODEL, evaluation=BAD)
+        good = trained(connection, house.folder, model=MODEL)
+    url = f"{house.system.url(Role.TRAIN)}/api/v1/models/versions"
+    said = {"comment": "a test", "by": "ann"}
+    with httpx.Client(timeout=60.0, trust_env=False) as http:
+        refused = http.post(f"{url}/{poor}/promote", json=said)
+        own = http.post(f"{url}/{good}/promote", json=said | {"by": "requester"})
+        done = http.post(f"{url}/{good}/promote", json=said)
+    assert refused.status_code == 409
+    assert "over" in refused.json()["detail"]
+    assert own.status_code == 409
+    assert done.status_code == 200, done.text
+    assert house.champion() == good
 
 
 def _start_mlflow(system: System, port: int) -> ManagedProcess:

@@ -1,7 +1,8 @@
 """`/models`: what serves, what was trained, and stepping back.
 
-Promotion is the gate's: a cycle's candidate is promoted by its own last stage, or by `flywheel models promote`, which
-asks the same gate. Stepping back needs no gate: it is always to something that served before, or to the base model.
+Promotion is the gate's: a cycle's candidate is promoted by its own last stage, or by a person's word (`promotion.py`,
+`flywheel models promote`), of which the same gate is asked. Stepping back needs no gate: it is always to something that
+served before, or to the base model.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from app.web.console.cycle import Done
 from app.web.console.overview import Record
 from app.web.console.parts import Console, absent
 from app.web.identity import Identity, Right
+from models.cycle import TERMINAL_STATES
 
 MOST_VERSIONS = 20
 MOST_DEPLOYMENTS = 10
@@ -39,6 +41,9 @@ class Version(Record):
     adherence: float | None
     over_refusal: float | None
     serves: bool
+    promotable: bool
+    """Whether the gate may be asked: it was evaluated, its cycle is over, and it does not serve."""
+    rolled_back: bool
 
 
 class Deployment(Record):
@@ -80,7 +85,7 @@ def add(app: FastAPI, console: Console) -> None:
 
         def change(connection: Connection) -> str:
             found = [model for model in read_models(connection, identity) if model.model_id == model_id]
-            if not found or not _domains(connection, model_id) <= _sees(identity, connection, model_id):
+            if not found or not domains_of(connection, model_id) <= domains_seen(identity, connection, model_id):
                 raise absent(f"model {model_id!r} whose domains are all yours")
             model = found[0]
             if model.champion is None or model.champion != asked.champion:
@@ -178,19 +183,22 @@ def _versions(connection: Connection, identity: Identity, model_id: str, champio
             adherence=_figure(row.evaluation, "adherence"),
             over_refusal=_figure(row.evaluation, "over_refusal"),
             serves=row.version_id == champion,
+            promotable=bool(row.evaluation) and row.state in TERMINAL_STATES and row.version_id != champion,
+            rolled_back=row.rolled_back_at is not None,
         )
         for row in connection.execute(query)
     ]
 
 
-def _domains(connection: Connection, model_id: str) -> set[str]:
+def domains_of(connection: Connection, model_id: str) -> set[str]:
     """The domains whose cycles trained a version of the model: all of them are touched by what serves."""
     query = sa.select(cycles.c.domain).join(model_versions, cycles.c.cycle_id == model_versions.c.cycle_id)
     return set(connection.execute(query.where(model_versions.c.model_id == model_id).distinct()).scalars())
 
 
-def _sees(identity: Identity, connection: Connection, model_id: str) -> set[str]:
-    return _domains(connection, model_id) if identity.domains is None else set(identity.domains)
+def domains_seen(identity: Identity, connection: Connection, model_id: str) -> set[str]:
+    """Which domains are the caller's: the model's own where all are."""
+    return domains_of(connection, model_id) if identity.domains is None else set(identity.domains)
 
 
 def _figure(evaluation: dict[str, Any] | None, name: str) -> float | None:

@@ -86,6 +86,12 @@ EXPECTED: dict[tuple[str, str], Expected] = {
     ("POST", "/api/v1/models/{model_id:path}/rollback"): Expected(
         OPERATE, of_domain=True, json=BACK, path="/api/v1/models/model-{domain}/rollback"
     ),
+    ("POST", "/models/promote"): Expected(
+        OPERATE, of_domain=True, form={"version_id": "{cycle_id}", "comment": "why", "by": ""}
+    ),
+    ("POST", "/api/v1/models/versions/{version_id}/promote"): Expected(
+        OPERATE, of_domain=True, json={"comment": "why"}, path="/api/v1/models/versions/{cycle_id}/promote"
+    ),
     ("GET", "/routing"): Expected(VIEW),
     ("GET", "/api/v1/routing"): Expected(VIEW),
     ("POST", "/routing/settings"): Expected(OPERATE, everywhere=True, form={"name": "none"}),
@@ -254,7 +260,9 @@ async def ask(
     headers = {} if caller.token is None else {"Authorization": f"Bearer {caller.token}"}
     more: dict[str, Any] = {}
     if wanted.form is not None:
-        filled = {name: value.replace("{domain}", domain) for name, value in wanted.form.items()}
+        filled = {
+            name: value.replace("{domain}", domain).replace("{cycle_id}", cycle) for name, value in wanted.form.items()
+        }
         more = rig.form("matrix", caller.token, **filled)
     elif wanted.json is not None:
         more = {"json": {name: _filled(value, domain) for name, value in wanted.json.items()}}
