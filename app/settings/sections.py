@@ -192,7 +192,7 @@ class RoutingSettings(Section):
     policy_evaluation_sample_rate: float = Field(0.2, gt=0.0, le=1.0)
     delivery: Literal["at_least_once", "exactly_once"] = Field(
         "at_least_once",
-        description="exactly_once (experimental): output and offsets in transactions; readers must be read_committed",
+        description="exactly_once: output and offsets in Kafka transactions; readers must be read_committed",
     )
     dedup_window_s: int = Field(3600, ge=1, le=2**31 - 1)
     dedup_on_outage: Literal["wait", "pass"] = "wait"

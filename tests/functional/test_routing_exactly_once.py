@@ -1,7 +1,7 @@
 """The routing worker with `routing.delivery = exactly_once`, on a real Kafka: whatever is done to it, the output topics
 read with read_committed hold every expected event once.
 
-FLYWHEEL_TEST_EOS_KILLS says how many faults fall (kill -9, a zombie that comes back after its session, a worker that
+FLYWHEEL_TEST_EOS_KILLS says how many faults fall, at least three (kill -9, a zombie that comes back after its session, a worker that
 comes while another leaves; drawn at random, seeded by FLYWHEEL_TEST_EOS_SEED).
 FLYWHEEL_TEST_EOS_DELIVERY=at_least_once runs the same faults without the protection: then `check_once` fails.
 """
@@ -20,17 +20,13 @@ from fault_traffic import Traffic
 from faults import Fleet, Worker
 from systems import running, wait_until
 
-KILLS = int(os.environ.get("FLYWHEEL_TEST_EOS_KILLS", "0"))
+KILLS = int(os.environ.get("FLYWHEEL_TEST_EOS_KILLS", "3"))
 SEED = int(os.environ.get("FLYWHEEL_TEST_EOS_SEED", "12"))
 DELIVERY = os.environ.get("FLYWHEEL_TEST_EOS_DELIVERY", "exactly_once")
 EVENTS = max(20_000, 6_000 * KILLS)
 SETTINGS = {"pii": {"router": "off"}, "routing": {"delivery": DELIVERY, "batch_messages": 500}}
 
-pytestmark = [
-    pytest.mark.kafka,
-    pytest.mark.timeout(3600),
-    pytest.mark.skipif(KILLS < 3, reason="by hand, with FLYWHEEL_TEST_EOS_KILLS=3 or more: it has not passed yet"),
-]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(3600)]
 
 
 def test_faults_repeat_and_lose_nothing(tmp_path: Path) -> None:
