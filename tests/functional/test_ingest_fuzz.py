@@ -87,6 +87,15 @@ def test_fields_that_otlp_has_not_got_do_not_reach_kafka(fuzzer: Fuzzer) -> None
     assert (result.findings, dict(result.statuses)) == ([], {200: 1})
 
 
+def test_an_identity_keeps_what_otlp_knows_of_it(fuzzer: Fuzzer) -> None:
+    """The fuzzer took a field of a newer protocol, which does not pass, for an identity that was altered."""
+    request = ExportLogsServiceRequest()
+    pair = request.resource_logs.add().scope_logs.add().log_records.add().attributes.add(key="constitutional_hash")
+    pair.value.MergeFromString(bytes([11 << 3, 7]))
+    result = attempted(fuzzer, Post(request.SerializeToString(), {"content-type": PROTOBUF, **BEARER}))
+    assert (result.findings, dict(result.statuses)) == ([], {200: 1})
+
+
 def test_an_id_of_another_size_is_no_hiding_place(fuzzer: Fuzzer) -> None:
     request = ExportLogsServiceRequest()
     record = request.resource_logs.add().scope_logs.add().log_records.add(trace_id=MAIL.encode(), span_id=b"s" * 8)

@@ -1,8 +1,8 @@
 """The routing worker with `routing.delivery = exactly_once`, on a real Kafka: whatever is done to it, the output topics
 read with read_committed hold every expected event once.
 
-FLYWHEEL_TEST_EOS_KILLS says how many faults fall, at least three (kill -9, a zombie that comes back after its session, a worker that
-comes while another leaves; drawn at random, seeded by FLYWHEEL_TEST_EOS_SEED).
+FLYWHEEL_TEST_EOS_KILLS says how many faults fall, at least three (kill -9, a zombie that comes back after its session,
+a worker that comes while another leaves; drawn at random, seeded by FLYWHEEL_TEST_EOS_SEED).
 FLYWHEEL_TEST_EOS_DELIVERY=at_least_once runs the same faults without the protection: then `check_once` fails.
 """
 
