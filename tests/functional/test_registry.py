@@ -199,12 +199,19 @@ def _mlflow_has_caught_up(house: Registry, mlflow: ManagedProcess, port: int, ex
         found = get("registered-models/alias", name=MODEL, alias="champion")["model_version"]
         return tags(found)["flywheel.version_id"]
 
+    def versions() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = get("model-versions/search", filter=f"name='{MODEL}'")["model_versions"]
+        return found
+
+    def statuses() -> dict[str, str]:
+        return {tags(one)["flywheel.version_id"]: tags(one)["flywheel.status"] for one in versions()}
+
+    # What is pending is counted at a look: there may be one more deployment than it has seen.
+    wait_until(lambda: statuses() == expected, "MLflow has every version's status")
     wait_until(lambda: champion() == house.champion(), "the alias follows")
-    versions = get("model-versions/search", filter=f"name='{MODEL}'")["model_versions"]
-    assert {tags(one)["flywheel.version_id"]: tags(one)["flywheel.status"] for one in versions} == expected
-    run = get("runs/get", run_id=versions[0]["run_id"])["run"]
+    run = get("runs/get", run_id=versions()[0]["run_id"])["run"]
     metrics = {one["key"]: one["value"] for one in run["data"]["metrics"]}
     assert metrics["evaluation.adherence.candidate"] == 0.97
     assert metrics["privacy.epsilon"] == 4.0
-    files = get("artifacts/list", run_id=versions[0]["run_id"])["files"]
+    files = get("artifacts/list", run_id=versions()[0]["run_id"])["files"]
     assert {one["path"] for one in files} == {"adapter", "evaluation.json", "statement.json"}
