@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from app.store.tables import examples
 from chaos import results
 from chaos.flatness import Verdict, judge
 
+TESTS = Path(__file__).resolve().parents[1]
 EVERY_S = 4.0
 MOST_LATE_S = 5.0
 """A producer that is later than that has not held its rate, and what was measured is of another one."""
@@ -48,7 +50,9 @@ def run(folder: Path, seconds: int, rate: int) -> dict[str, Any]:
         pipeline, watch = Pipeline(system, folder), Watch(bootstrap)
         workers = {name: system.processes[f"worker-{name}"] for name in ("route", "curate")}
         command = [sys.executable, "-m", "chaos.soak_load", bootstrap, str(rate), str(seconds)]
-        load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # The tests are no package: a process of its own finds them by the path alone.
+        env = os.environ | {"PYTHONPATH": os.pathsep.join((str(TESTS), str(TESTS.parent)))}
+        load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
         try:
             samples = list(_samples(load, pipeline, workers))
             told, _ = load.communicate(timeout=120)
