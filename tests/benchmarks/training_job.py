@@ -50,7 +50,7 @@ def measure(threads: int, processes: int) -> dict[str, Any]:
         folder = Path(name)
         path = folder / "suite.jsonl"
         path.write_bytes(b"\n".join(evaluated))
-        changes = SETTINGS | {"evaluation": {"suites": (path,), "max_new_tokens": NEW_TOKENS}}
+        changes = SETTINGS | {"evaluation": {"suites": (path,), "max_new_tokens": NEW_TOKENS, "public_prompts": 0}}
         changes["training"] = SETTINGS["training"] | {"threads": threads, "processes": processes}
         with running(folder, "mock", None, changes) as system:
             system.start_engines()
