@@ -10,7 +10,6 @@ import contextlib
 import gzip
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from app.store import Database
 from app.wiring import curation_rules
 from benchmarks.assignor import GROUPS, assignment
 from benchmarks.claiming import claim_bytes, claiming
+from benchmarks.machine import about_machine, now
 from benchmarks.messages import Form, encode
 from benchmarks.mix import Event, events
 from benchmarks.plain import TOPICS, classify, is_routine, is_sampled
@@ -50,15 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.capacity_inputs", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=_PARTS, help="measure these parts anew and keep the others")
     asked = parser.parse_args(arguments)
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    measured_at = now()
     document: dict[str, Any] = {
-        "machine": {"cores": os.cpu_count(), "processor": _processor(), "python": platform.python_version()},
-        "measured_at": now,
+        "machine": about_machine(),
+        "measured_at": measured_at,
         "events": EVENTS,
     }
     if asked.only:
         document = orjson.loads(RESULT.read_bytes())
-        document["measured_anew"] = document.get("measured_anew", {}) | dict.fromkeys(asked.only, now)
+        document["measured_anew"] = document.get("measured_anew", {}) | dict.fromkeys(asked.only, measured_at)
     with tempfile.TemporaryDirectory() as folder, RunDirectory.create(Path(folder)) as run:
         document |= {name: _PARTS[name](run) for name in asked.only or _PARTS}
     RESULT.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
@@ -181,13 +181,6 @@ def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 _PARTS: dict[str, Callable[[RunDirectory], Any]] = {

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import pii_presidio
+from benchmarks.machine import about_machine, now
 from benchmarks.pii_quality import Score, load, score
 from benchmarks.pii_records import make_records, requests
 from benchmarks.tell import tell
@@ -47,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-collector", action="store_true", help="do not measure the collector")
     asked = parser.parse_args(arguments)
     scrubber = Scrubber(load_table(), SubjectTokenizer(b"a key of the benchmark, 32 bytes"))
-    figures = _speed(scrubber, asked.records, asked.rounds)
+    figures: dict[str, Any] = {"machine": about_machine(), "measured_at": now()}
+    figures |= _speed(scrubber, asked.records, asked.rounds)
     figures |= _collector() if not asked.no_collector else _absent("collector_us", "not asked for (--no-collector)")
     figures |= _quality(scrubber, make_records(2_000))
     figures["per_type_clear"] = (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import orjson
 from app.embedded.kafka.jars import KAFKA_VERSION
 from benchmarks import extras, latency
 from benchmarks.cases import SCRUBBED, Sizes, measure
+from benchmarks.machine import about_machine, now
 from benchmarks.report import print_report
 from benchmarks.run import BASELINES, OURS
 from benchmarks.stage import Stage
@@ -89,17 +88,8 @@ def head(stage: Stage) -> dict[str, Any]:
     kafka = stage.settings.kafka
     redis_version: Any = stage.redis.info("server")
     return {
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-            "load_before": round(load, 2),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "kafka": KAFKA_VERSION,
-            "redis": redis_version["redis_version"],
-        },
-        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": about_machine() | {"kafka": KAFKA_VERSION, "redis": redis_version["redis_version"]},
+        "measured_at": now(),
         "settings": {
             "partitions": kafka.partitions,
             "compression": kafka.compression,
@@ -107,13 +97,6 @@ def head(stage: Stage) -> dict[str, Any]:
             "routing": stage.settings.routing.model_dump(mode="json"),
         },
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def write(document: dict[str, Any], out: Path) -> None:

@@ -17,6 +17,7 @@ import orjson
 
 from app.settings import Settings
 from benchmarks import training_job, training_steps
+from benchmarks.machine import about_machine, now
 from benchmarks.tell import tell
 
 RESULT = Path(__file__).resolve().parents[2] / "var" / "bench" / "training.json"
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     threads = Settings().training.threads
     figures: dict[str, Any] = _read(asked.out)
+    figures |= {"machine": about_machine(), "measured_at": now()}
     figures |= {"model": Settings().training.base_model, "threads": threads}
     if not asked.no_steps:
         figures["bf16_gradient_error"] = round(training_steps.bf16_error(), 5)
