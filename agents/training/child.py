@@ -25,6 +25,17 @@ Progress = Callable[[dict[str, Any]], Awaitable[None]]
 MAX_LINE = 16 * 1024 * 1024
 _NO_MEMORY = ("can't allocate memory", "CUDA out of memory")
 STOP_GRACE_S = 10.0
+ALLOCATION = {
+    "THP_MEM_ALLOC_ENABLE": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**35),
+}
+"""How a job's process keeps memory: torch asks for huge pages, and what is freed is not given back to the kernel.
+
+Each tensor of some megabytes is otherwise mapped and cleared anew, page by page: 280,000 faults and a tenth of the time
+of a training step of 16 x 128 tokens. Read when a process starts, so its parent sets it; whoever starts the worker may
+set these otherwise.
+"""
 
 
 class JobFailed(RuntimeError):
@@ -55,6 +66,7 @@ async def run_job(
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
+            env=ALLOCATION | os.environ,
             limit=MAX_LINE,
         )
     try:

@@ -104,11 +104,11 @@ class CollectorServer(Server):
 
     def _start_anew(self) -> ManagedProcess:
         self._ports = {name: free_port() for name in ("grpc", "http", "health", "prometheus")}
-        program = self._program or find_collector()
-        argv = [str(program), *(part for path in self._configs for part in ("--config", str(path)))]
+        configs = (part for path in self._configs for part in ("--config", str(path)))
+        argv = (str(self._program or find_collector()), *configs)
         ready = http_ok(f"http://{self._address('health')}/")
-        process = ManagedProcess(
-            self._run, Program("collector", tuple(argv), env=self.environment(), ready=ready, stop_within=30.0)
-        )
+        # It compiles its statements before it answers: some seconds of CPU, and more by the clock on a busy machine.
+        program = Program("collector", argv, env=self.environment(), ready=ready, ready_within=90.0, stop_within=30.0)
+        process = ManagedProcess(self._run, program)
         process.start()
         return process

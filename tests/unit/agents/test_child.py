@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agents.training import child
-from agents.training.child import JobFailed, run_job
+from agents.training.child import ALLOCATION, JobFailed, run_job
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 WITHIN_S = 60.0
@@ -43,6 +43,8 @@ def main(specification, channel):
         os.system("echo '{\\"result\\": {\\"forged\\": true}}'")
         ctypes.CDLL(None).puts(b"from C, without an end")
         return {"forged": False}
+    if what == "tell environment":
+        return {name: os.environ.get(name) for name in specification["names"]}
     if what == "raise":
         raise OwnError("x" * 5000)
     if what == "exit":
@@ -153,6 +155,12 @@ async def test_an_error_comes_with_its_kind_and_a_bounded_message() -> None:
         await run({"do": "raise"}, Told(), WITHIN_S)
     assert raised.value.kind == "OwnError"
     assert len(str(raised.value)) < 2100
+
+
+async def test_a_child_keeps_its_memory_unless_its_worker_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
+    told = await run({"do": "tell environment", "names": list(ALLOCATION)}, Told(), WITHIN_S)
+    assert told == ALLOCATION | {"MALLOC_MMAP_MAX_": "7"}
 
 
 async def test_a_child_that_dies_without_a_word_is_told_apart() -> None:
