@@ -154,7 +154,7 @@ def opened(browser: Any, stage: Stage, person: str | None, **options: Any) -> It
 
 
 def portray(page: Any, folder: Path, name: str) -> None:
-    """Take pictures of a page at every size, light and dark: it is no wider than its window, and has enough contrast."""
+    """Take pictures of a page at every size, light and dark: no wider than its window, and with contrast enough."""
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme=scheme)
         for width, height in SIZES:

@@ -202,7 +202,7 @@ def _promotion(context: DecisionContext, version_id: str, by: str, again: bool) 
     if version.rolled_back_at is not None and not again:
         raise NotPromotable(
             f"{version_id} was rolled back at {version.rolled_back_at} ({version.rolled_back_reason}): "
-            "promote another version, or this one once more with --again"
+            "promote another version, or this one once more with --again (on the page: also one that was rolled back)"
         )
     return _Promotion(version, cycle, 0 if deployed is None else int(deployed.seq), replaced, used)
 

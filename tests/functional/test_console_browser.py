@@ -34,7 +34,11 @@ BOUNDS = {
     # Every cycle waits for a person.
     "fast_lane_epsilon": 1,
     # A minute of training makes no good model, and the pages are to show a promoted one.
-    **{"adherence": 0, "adherence_lower": 0, "over_refusal": 1, "held_out_loss_ratio": 100, "min_evaluated": 1},
+    "adherence": 0,
+    "adherence_lower": 0,
+    "over_refusal": 1,
+    "held_out_loss_ratio": 100,
+    "min_evaluated": 1,
 }
 CHANGES: dict[str, dict[str, Any]] = TINY | {
     "web": {"access": "tokens", "token": "a-token-of-services-here", "public_url": None},
@@ -150,7 +154,7 @@ def _the_cycle_waits_in_the_slow_lane_and_is_approved(
     reviewer.goto(f"/cycles/{cycle_id}")
     expect(reviewer.get_by_role("heading", name="Waits for a decision on its plan")).to_be_visible(timeout=CYCLE_MS)
     operator.goto("/")
-    expect(operator.get_by_text("1 wait for a person")).to_be_visible()
+    expect(operator.get_by_text("1 waits for a person")).to_be_visible()
     gate = reviewer.get_by_role("region", name="Decisions of the policy gate")
     expect(gate).to_contain_text("model fine tuning: refused")
     expect(gate).to_contain_text("slow lane")
@@ -267,7 +271,8 @@ def test_every_page_is_readable_at_every_size_in_light_and_dark(browser: Any, st
     }  # fmt: skip
     with opened(browser, stage, "ada") as page:
         page.goto("/review")
-        wait_until(lambda: page.reload() and page.locator("article.review").count() == 4, "the new answers wait")
+        new = page.locator("article.review", has_text="summarizer")
+        wait_until(lambda: page.reload() and new.count() == 4, "the new answers wait for a review")
         page.goto("/dead-letters")
         link = page.get_by_role("region", name="Letters").get_by_role("link").first
         pages["dead-letter"] = link.get_attribute("href")

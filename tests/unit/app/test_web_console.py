@@ -453,6 +453,17 @@ async def test_a_model_of_several_domains_is_rolled_back_by_who_has_all_of_them(
     assert len(gate.asked) == 1
 
 
+async def test_bounds_of_settings_are_said_in_words(rig: Rig) -> None:
+    async with rig.client(**bearer(rig, UserRole.VIEWER)) as http:
+        shown = (await http.get("/api/v1/routing")).json()
+    bounds = {one["name"]: one["bounds"] for one in shown["settings"]}
+    assert bounds["trigger.threshold"] == "0 to 1"
+    assert bounds["policy_evaluation.sample_rate"] == "above 0 to 1"
+    assert bounds["constitutional_violation.sample_rate"] == "1"
+    assert bounds["dedup.window_s"] == "1 or more"
+    assert bounds["dedup.on_outage"] == "wait or pass"
+
+
 async def test_settings_and_stop_switch_leave_their_entries(rig: Rig) -> None:
     async with rig.client(**bearer(rig, UserRole.OPERATOR, person="ada")) as http:
         to = "/api/v1/routing/settings"
