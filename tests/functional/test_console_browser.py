@@ -7,21 +7,19 @@ gate's decisions, every click. The gate's bounds are such that it promotes what 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import orjson
 import pytest
 from benches import MODEL, TINY
-from browser_rig import LIVE_BAR, Stage, chromium, opened, portray
+from browser_rig import LIVE_BAR, Stage, adherence_over_time, chromium, opened, portray
 from services import REPOSITORY, unavailable
 from systems import running, wait_until
 from web_rig import HOSTILE
 
 from app.roles import Role
-from app.store import adherence, examples
-from app.store.tables import adherence_history
+from app.store import examples
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is missing. Provide it with: make test")
 
@@ -239,21 +237,6 @@ def _all_of_it_is_on_record(operator: Any, reviewer: Any, cycle_id: str) -> None
     expect(operator.get_by_role("button", name="Let cycles go on")).to_be_visible()
     operator.get_by_role("button", name="Let cycles go on").click()
     expect(operator.get_by_role("status")).to_contain_text("as soon as the audit engine knows")
-
-
-def adherence_over_time(connection: Any) -> None:
-    """Evaluations of the hours before the test, which no running system can make within it."""
-    now = datetime.now(UTC)
-    for model, base in (("translator", 0.93), ("summarizer", 0.985)):
-        told = [adherence.Observation(f"t-{model}", 0, n, model, "default", n % 20 != 0, 1.0) for n in range(200)]
-        adherence.observe(connection, told, 500.0)
-        rows = []
-        for minute in range(170, 0, -1):
-            wave = ((minute * 7919) % 13 - 6) / 900
-            at = (now - timedelta(minutes=minute)).strftime("%Y-%m-%dT%H:%M")
-            rows.append({"model_id": model, "domain": "default", "span": 1, "minute": at, "evaluations": 3 * minute,
-                         "mean": base + wave + minute / 20000})  # fmt: skip
-        connection.execute(adherence_history.insert(), rows)
 
 
 @pytest.mark.timeout(300)
