@@ -43,9 +43,9 @@ CHANGES: dict[str, dict[str, Any]] = TINY | {
     "curation": {"held_out_share": 0.0, "min_examples": 8, "settle_s": 1.0, "cooldown_s": 3600.0},
     "gate": {"bounds": BOUNDS},
     # Steps enough that the bar is seen to move.
-    "training": TINY["training"] | {"epochs": 6},
+    "training": TINY["training"] | {"epochs": 4},
 }
-CYCLE_MS = 240_000
+CYCLE_MS = 400_000
 """Within this a stage that loads the model ends, also on a busy machine."""
 
 
@@ -95,7 +95,7 @@ def violation(number: int, **fields: str) -> bytes:
     return orjson.dumps(event)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_a_person_follows_a_cycle_from_events_to_promotion_and_back(browser: Any, stage: Stage) -> None:
     with opened(browser, stage, "ada") as ada, opened(browser, stage, "bob") as bob:
         cycle_id = _events_arrive_and_open_a_cycle(ada, stage)
@@ -154,7 +154,7 @@ def _the_cycle_waits_in_the_slow_lane_and_is_approved(
     operator.goto("/")
     expect(operator.get_by_text("1 waits for a person")).to_be_visible()
     gate = reviewer.get_by_role("region", name="Decisions of the policy gate")
-    expect(gate).to_contain_text("model fine tuning: refused")
+    expect(gate).to_contain_text("model fine tuning: waits for a person")
     expect(gate).to_contain_text("slow lane")
     # What training would teach stands beside what was said; the person's own words are among it as they were written.
     for side in ("Prompt", "Answer before", "Target"):

@@ -547,20 +547,23 @@ async def test_verifying_the_log(audited: Rig) -> None:
         assert "120 entries fit together" in visible_text((await http.get("/audit")).text)
 
 
-async def test_a_cycle_shows_the_gates_decisions_with_their_facts(audited: Rig) -> None:
+@pytest.mark.parametrize(
+    ("code", "said"), [("approval_granted", "waits for a person"), ("data_pii_scrubbed", "refused")]
+)
+async def test_a_cycle_shows_the_gates_decisions_with_their_facts(audited: Rig, code: str, said: str) -> None:
     cycle = audited.cycle("m", "medical")
+    reasons = [{"code": "approval_independent", "message": "Another one."}, {"code": code, "message": "So it must be."}]
+    decision = {"action": "model_fine_tuning", "allow": False, "lane": "slow", "engine": "opa", "reasons": reasons}
     async with httpx.AsyncClient(trust_env=False, headers={"authorization": "Bearer " + "t" * 40}) as http:
         entry = AuditEntry(
-            entry_id="decision-1", event_type="gate_decision", constitutional_hash="h", cycle_id=cycle.cycle_id,
-            context={"facts": {"training": {"epsilon": 3.9}}, "decision": {"action": "model_fine_tuning",
-                     "allow": False, "lane": "slow", "engine": "opa",
-                     "reasons": [{"code": "approval_missing", "message": "A reviewer has to approve."}]}},
+            entry_id=f"decision-{code}", event_type="gate_decision", constitutional_hash="h", cycle_id=cycle.cycle_id,
+            context={"facts": {"training": {"epsilon": 3.9}}, "decision": decision},
         )  # fmt: skip
         url = audited.settings.audit_engine.url
         (await http.post(f"{url}/api/v1/log", json=entry.model_dump(exclude_none=True))).raise_for_status()
     text = visible_text(await get(audited, f"/cycles/{cycle.cycle_id}", bearer(audited, UserRole.VIEWER)))
-    assert "model fine tuning: refused" in text
-    assert "A reviewer has to approve." in text
+    assert f"model fine tuning: {said}" in text
+    assert "So it must be." in text
     assert "epsilon 3.9" in text
 
 
