@@ -26,7 +26,7 @@ from app.store import Database, access, adherence
 from app.store.access import UserRole
 from app.store.tables import adherence_history
 
-WITHIN_MS = 20_000
+WITHIN_MS = 60_000
 SIZES = ((400, 850), (1600, 1000))
 PEOPLE = {"ada": UserRole.OPERATOR, "bob": UserRole.REVIEWER, "eve": UserRole.VIEWER}
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from agents.training.adapter import AdapterError
 from agents.training.context import DecisionContext
 from agents.training.promotion import NotPromotable, NoVerdict, Refused, promote, roll_back
-from app.deciding import decision_context
+from app.deciding import KeptPolicies, decision_context
 from app.store import registry
 from app.store.registry import StaleDeployment
 from app.web.console.cycle import Done
@@ -55,18 +55,19 @@ class StepBack(BaseModel):
 def add(app: FastAPI, console: Console) -> None:
     """Add promotion and rollback by form and by JSON."""
     may_operate = Depends(console.guard.needs(Right.OPERATE))
+    policies = KeptPolicies(console.settings)
 
     async def decide(identity: Identity, version_id: str, asked: Promotion) -> str:
         by = identity.acting(asked.by)
         await console.read(lambda connection: _require_version(connection, identity, version_id))
-        async with _deciding(console) as context:
+        async with _deciding(console, policies) as context:
             done = await promote(context, version_id, by=by, comment=asked.comment, again=asked.again)
         return f"{version_id} is the champion of {done.model_id}; before, {done.replaced or 'the base model'} was."
 
     async def step_back(identity: Identity, model_id: str, asked: StepBack) -> str:
         by = identity.acting(asked.by)
         await console.read(lambda connection: _require_model(connection, identity, model_id))
-        async with _deciding(console, without_gate=STEP_BACK_ANYWAY) as context:
+        async with _deciding(console, policies, without_gate=STEP_BACK_ANYWAY) as context:
             done = await roll_back(
                 context,
                 model_id,
@@ -116,10 +117,10 @@ def add(app: FastAPI, console: Console) -> None:
 
 
 @asynccontextmanager
-async def _deciding(console: Console, without_gate: str = "") -> AsyncIterator[DecisionContext]:
+async def _deciding(console: Console, policies: KeptPolicies, without_gate: str = "") -> AsyncIterator[DecisionContext]:
     """The gate and the audit engine; what they refuse as 409, and as 503 what they say nothing to."""
     try:
-        async with decision_context(console.settings, console.state.database) as context:
+        async with decision_context(console.settings, console.state.database, policies) as context:
             yield context
     except (NotPromotable, Refused, StaleDeployment) as refusal:
         raise HTTPException(409, str(refusal)) from None
