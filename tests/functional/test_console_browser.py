@@ -195,6 +195,7 @@ def _it_is_rolled_back_promoted_and_rolled_back(page: Any, stage: Stage, cycle_i
         page.get_by_role("button", name="Roll back to the base model").click()
         expect(page.get_by_role("status")).to_contain_text("is rolled back")
         expect(page.get_by_text("The base model serves.")).to_be_visible()
+        expect(page.get_by_role("region", name="Versions of assistant")).to_contain_text("rolled back")
 
     def promote(why: str) -> None:
         page.get_by_label("Why promote").fill(why)
@@ -206,7 +207,7 @@ def _it_is_rolled_back_promoted_and_rolled_back(page: Any, stage: Stage, cycle_i
     # One that was rolled back takes a second thought.
     promote("Somebody must have erred.")
     expect(page.get_by_text("promote another version, or this one once more")).to_be_visible()
-    page.goto("/models")
+    page.get_by_role("main").get_by_role("link", name="Models").click()
     page.get_by_label("also one that was rolled back").check()
     promote("The complaint was about another model.")
     expect(page.get_by_role("status")).to_contain_text(f"{cycle_id} is the champion of assistant")

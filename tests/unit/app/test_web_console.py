@@ -370,6 +370,7 @@ async def test_rolling_back_goes_to_what_served_before(rig: Rig, gate: Watch) ->
     async with rig.client(**bearer(rig, UserRole.OPERATOR, "d", person="ada")) as http:
         [model] = (await http.get("/api/v1/models")).json()
         assert (model["champion"], model["back_to"]) == (second.cycle_id, first.cycle_id)
+        assert (await http.get("/api/v1/overview")).json()["champions"] == 1
         assert [version["adherence"] for version in model["versions"]] == [0.97, 0.97]
         stale = await http.post(BACK, json={"champion": first.cycle_id, "comment": "why"})
         assert stale.status_code == 409
@@ -382,6 +383,8 @@ async def test_rolling_back_goes_to_what_served_before(rig: Rig, gate: Watch) ->
         [model] = (await http.get("/api/v1/models")).json()
         assert (model["champion"], model["can_step_back"]) == (None, False)
         assert (await http.post(BACK, json={"champion": "", "comment": "more"})).status_code == 409
+        overview = (await http.get("/api/v1/overview")).json()
+        assert (overview["champions"], overview["cycles_by_state"]) == (0, {"promoted": 2})
     told = [entry["context"] for entry in rig.entries("deployment")][-2:]
     assert [one["reason"] for one in told] == ["rolled back by ada: it refuses everything", "rolled back by ada: still"]
     decided = [entry.context["decision"] for entry in gate.entries]
