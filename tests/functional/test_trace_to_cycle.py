@@ -67,8 +67,9 @@ def violation(model: str, number: int) -> dict[str, Any]:
         "violations": ["harmful_content"],
         "compliance_score": 0.2,
         "model_id": model,
-        "prompt": f"question {number} of {model}",
-        "response": f"answer {number} of {model}",
+        # Answers that the policy engine finds nothing wrong with: no model has to revise them.
+        "prompt": f"question traced {number}",
+        "response": f"answer traced {number}",
     }
 
 
