@@ -550,6 +550,14 @@ async def test_verifying_the_log(audited: Rig) -> None:
         assert "120 entries fit together" in visible_text((await http.get("/audit")).text)
 
 
+async def test_a_section_of_acts_is_there_for_who_may_act(rig: Rig) -> None:
+    training, waiting = rig.cycle("m", "d", CycleState.TRAINING), rig.cycle("n", "d")
+    reviewer, operator = (bearer(rig, role, "d") for role in (UserRole.REVIEWER, UserRole.OPERATOR))
+    for cycle, headers, there in ((training, reviewer, 0), (training, operator, 1), (waiting, reviewer, 1)):
+        page = await get(rig, f"/cycles/{cycle.cycle_id}", headers)
+        assert page.count('id="decide"') == there, (cycle.state, headers)
+
+
 @pytest.mark.parametrize(
     ("code", "said"), [("approval_granted", "waits for a person"), ("data_pii_scrubbed", "refused")]
 )
