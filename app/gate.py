@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ from models.audit import AuditEntry
 from models.decision import GateDecision
 from policies.clients.audit_client import AuditClientError
 from policies.constitution import Constitution
-from policies.gate import OpaConfig, OpaEngine, PolicyBundle, PolicyEngine, RegopyEngine
+from policies.gate import BundleSource, OpaConfig, OpaEngine, PolicyBundle, PolicyEngine, RegopyEngine
 from policies.gate.cache import CachedEngine, Record, Unrecorded
 from policies.gate.live import BundleUnavailable, LiveEngine
 from policies.gate.record import decision_entry
@@ -132,13 +133,16 @@ async def open_gate(
     constitution: Constitution,
     audit: Audit,
     latency: ClientLatency | None = None,
+    policies: Callable[[], BundleSource] | None = None,
 ) -> AsyncIterator[Gate]:
     """The gate, opened in the running loop. Decisions about inference it records itself; `audit` stays the caller's.
+
+    `policies` gives what was loaded and tested already, called in a thread.
 
     Raises `policies.gate.BundleError` where the policies do not load or fail their tests, and `BundleUnavailable`
     where their data cannot be read.
     """
-    source = await asyncio.to_thread(bundle_source, settings, constitution)
+    source = await asyncio.to_thread(policies or partial(bundle_source, settings, constitution))
     tables = (lambda: read_tables(database)) if settings.gate.data == "sql" else None
     bundle = GateBundle(source.refresh, tables)
     engine: PolicyEngine

@@ -78,7 +78,9 @@ def opener(watch: Watch) -> Any:
     """`app.deciding.decision_context` with this watch."""
 
     @asynccontextmanager
-    async def open_context(settings: Settings, database: Database) -> AsyncIterator[DecisionContext]:
+    async def open_context(
+        settings: Settings, database: Database, policies: Any = None
+    ) -> AsyncIterator[DecisionContext]:
         yield deciding(settings, database, watch)
 
     return open_context

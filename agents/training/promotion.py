@@ -1,12 +1,14 @@
-"""Who is champion, decided: promotion and rollback by a person's word or by the watch, always through the gate.
+"""Who is champion, decided: promotion and rollback by a person's word or by the watch, through the gate.
 
 The audit log has the gate's decision before anything is deployed. A deployment replaces just the one that was looked
-at: whoever comes second is told so, and nothing of theirs takes effect.
+at: whoever comes second is told so, and nothing of theirs takes effect. Where the gate does not answer nothing is
+promoted; a person may still step back, which the audit log has to know first.
 """
 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from agents.training.context import DecisionContext
 from app.store import alerts, cycles, registry, teacher_usage
 from app.store.registry import Authority, Kind, Target
 from app.store.watch import Watched
+from models.audit import AuditEntry
 from models.cycle import TERMINAL_STATES, Cycle
 from models.decision import GateDecision
 
@@ -41,13 +44,13 @@ class NoVerdict(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What came of it. `version_id` and `replaced` are None where it is the base model."""
+    """What came of it. `version_id` and `replaced` are None for the base model, `decision_id` where no gate spoke."""
 
     model_id: str
     version_id: str | None
     replaced: str | None
     deployment: int
-    decision_id: str
+    decision_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +97,33 @@ async def promote(context: DecisionContext, version_id: str, *, by: str, comment
     return Deployed(version.model_id, version_id, found.replaced, seq, decision.decision_id)
 
 
-async def roll_back(context: DecisionContext, model_id: str, *, by: str, comment: str) -> Deployed:
-    """Return to the champion before, by a named person's word. Raises as `promote` does."""
+async def roll_back(
+    context: DecisionContext,
+    model_id: str,
+    *,
+    by: str,
+    comment: str,
+    champion: str | None = None,
+    without_verdict: bool = False,
+) -> Deployed:
+    """Return to the champion before, by a named person's word. Raises as `promote` does.
+
+    `champion`: which version is to go, where the person looked at one. `without_verdict`: go ahead where the gate gives
+    none, for a bad model must not serve on because a service is away; what the gate refuses stays refused.
+    """
     deployed, cycle, target = await asyncio.to_thread(_rollback, context, model_id)
+    if champion is not None and champion != deployed.version_id:
+        raise registry.StaleDeployment(f"{deployed.version_id} serves {model_id} now, not {champion}: look again")
     grounds = {"trigger": "manual", "requested_by": by}
-    decision = await _ask_rollback(context, cycle, grounds, target)
-    authority = Authority(by, comment, decision.decision_id)
+    try:
+        decision_id: str | None = (await _ask_rollback(context, cycle, grounds, target)).decision_id
+    except NoVerdict as none:
+        if not without_verdict:
+            raise
+        told = {"requested_by": by, "why": comment, "rolled_back": deployed.version_id, "returns_to": target.name}
+        await context.audit.log(_unheard(context, cycle, told | {"no_verdict": str(none)}))
+        decision_id = None
+    authority = Authority(by, comment, decision_id)
 
     def deploy() -> int:
         with context.database.write() as connection:
@@ -109,7 +133,7 @@ async def roll_back(context: DecisionContext, model_id: str, *, by: str, comment
             )
 
     seq = await asyncio.to_thread(deploy)
-    return Deployed(model_id, target.version_id, deployed.version_id, seq, decision.decision_id)
+    return Deployed(model_id, target.version_id, deployed.version_id, seq, decision_id)
 
 
 async def roll_back_watched(context: DecisionContext, watched: Watched, by: str) -> Deployed:
@@ -178,7 +202,7 @@ def _promotion(context: DecisionContext, version_id: str, by: str, again: bool) 
     if version.rolled_back_at is not None and not again:
         raise NotPromotable(
             f"{version_id} was rolled back at {version.rolled_back_at} ({version.rolled_back_reason}): "
-            "promote another version, or this one once more with --again"
+            "promote another version, or this one once more with --again (on the page: also one that was rolled back)"
         )
     return _Promotion(version, cycle, 0 if deployed is None else int(deployed.seq), replaced, used)
 
@@ -207,6 +231,19 @@ async def _ask_rollback(
     rollback = {**grounds, "target_version": target.name, "target_was_champion": True}
     measured = facts.rollback_facts(context.config, rollback, await _watchers(context))
     return await _verdict(context, cycle, "model_rollback", measured, f"the rollback of {cycle.model_id}")
+
+
+def _unheard(context: DecisionContext, cycle: Cycle, told: dict[str, Any]) -> AuditEntry:
+    """What the audit log has to hold before a person steps back without the gate's word."""
+    return AuditEntry(
+        entry_id=f"without-verdict-{uuid.uuid4().hex}",
+        event_type="rollback_without_verdict",
+        constitutional_hash=context.config.constitutional_hash,
+        model_id=cycle.model_id,
+        cycle_id=cycle.cycle_id,
+        domain=cycle.domain,
+        context=told,
+    )
 
 
 async def _verdict(

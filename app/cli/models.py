@@ -104,12 +104,20 @@ def promote_version(
     _decide(lambda context: promote(context, version_id, by=by, comment=comment, again=again), as_json)
 
 
-def rollback(model: ModelId, by: Person, comment: Comment, as_json: AsJson = False) -> None:
+def rollback(
+    model: ModelId,
+    by: Person,
+    comment: Comment,
+    without_verdict: Annotated[
+        bool, typer.Option("--without-verdict", help="Also where the gate gives none; the audit log must know first.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Return to the champion before, never to a version that was rolled back; without one, to the base model.
 
     Exit status as that of `promote`.
     """
-    _decide(lambda context: roll_back(context, model, by=by, comment=comment), as_json)
+    _decide(lambda context: roll_back(context, model, by=by, comment=comment, without_verdict=without_verdict), as_json)
 
 
 def export(

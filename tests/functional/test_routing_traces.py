@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +12,12 @@ from typing import Any
 import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
-from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.context import get_current
-from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from otlp_receiver import Receiver, attributes, context, ids
 from prometheus_client.parser import text_string_to_metric_families
 from systems import read_topics, running, stats, wait_until
+from traced_application import Application
+from traced_application import linked as all_linked
 
 from app.embedded.system import System
 from app.roles import Role
@@ -36,52 +30,13 @@ Event = dict[str, Any]
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-class Traces(RandomIdGenerator):
-    """Trace ids whose random bits say whether a router that follows half of the traces follows them."""
-
-    followed = True
-
-    def generate_trace_id(self) -> int:
-        return (secrets.randbits(71) + 1) << 56 | self.followed << 55 | secrets.randbits(55)
-
-
-class Application:
-    """An application under OpenTelemetry's SDK that sends its events to a router's OTLP endpoint."""
-
-    def __init__(self, router: str) -> None:
-        self.traces = Traces()
-        self._tracer = TracerProvider(id_generator=self.traces, shutdown_on_exit=False).get_tracer("application")
-        self._provider = LoggerProvider(shutdown_on_exit=False)
-        self._provider.add_log_record_processor(
-            BatchLogRecordProcessor(OTLPLogExporter(endpoint=f"{router}/v1/logs"), schedule_delay_millis=60_000)
-        )
-        self._logger = self._provider.get_logger("application")
-
-    def call(self, event: Event, *, followed: bool) -> bytes:
-        """Tell an event within a span; returns the span's trace and span id as in a `traceparent`."""
-        self.traces.followed = followed
-        with self._tracer.start_as_current_span("call") as span:
-            body = json.dumps(event)
-            self._logger.emit(LogRecord(context=get_current(), severity_number=SeverityNumber.INFO, body=body))
-            made = span.get_span_context()
-        return f"{made.trace_id:032x}-{made.span_id:016x}".encode()
-
-    def flush(self) -> None:
-        """Send all that was told as one message."""
-        assert self._provider.force_flush()
-
-    def close(self) -> None:
-        """End the exporter's thread."""
-        self._provider.shutdown()
-
-
 @pytest.fixture(params=["mock", pytest.param("real", marks=pytest.mark.kafka)])
 def traced(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[System, Receiver, Application]]:
     """A router that follows half of the traces, a receiver of its spans, and an application that sends it events."""
     with Receiver() as receiver, running(tmp_path, request.param, None, {}) as system:
         system.change({"telemetry": {"otlp_endpoint": receiver.url, "trace_sample_rate": 0.5}})
         system.start_workers([Role.ROUTE])
-        application = Application(system.url(Role.ROUTE))
+        application = Application(f"{system.url(Role.ROUTE)}/v1/logs")
         yield system, receiver, application
         application.close()
 
@@ -175,7 +130,7 @@ def test_a_trace_is_followed_from_the_application_to_the_routed_record(
 
 def linked(receiver: Receiver, of: bytes) -> Span:
     """The one span that links to a context."""
-    (span,) = [span for span in receiver.spans if of in [context(link) for link in span.links]]
+    (span,) = all_linked(receiver.spans, of)
     return span
 
 

@@ -19,6 +19,7 @@ from app.web.console.parts import Console, absent, visible
 from app.web.identity import Identity, Right
 from app.web.security import REPORT_POLICY
 from models.cycle import TERMINAL_STATES, Cycle, CycleState
+from models.decision import APPROVAL_PREFIX
 
 SAMPLE = 5
 DECISIONS_WITHIN_S = 1.0
@@ -46,6 +47,8 @@ class Verdict(Record):
     at: str
     action: str
     allow: bool
+    needs_person: bool
+    """Only a person's approval is missing: it waits, and is not refused."""
     lane: str
     engine: str
     reasons: list[str]
@@ -299,13 +302,16 @@ def _sample(connection: Connection, cycle_id: str) -> list[Revised]:
 def _verdict(body: dict[str, Any], at: str) -> Verdict:
     context = body.get("context", {})
     decision = context.get("decision", {})
+    reasons = [reason for reason in decision.get("reasons", []) if isinstance(reason, dict)]
+    allow = decision.get("allow") is True
     return Verdict(
         at=at,
         action=str(decision.get("action", "unknown")),
-        allow=decision.get("allow") is True,
+        allow=allow,
+        needs_person=bool(reasons) and all(str(one.get("code")).startswith(APPROVAL_PREFIX) for one in reasons),
         lane=str(decision.get("lane", "unknown")),
         engine=str(decision.get("engine", "unknown")),
-        reasons=[str(reason.get("message", "")) for reason in decision.get("reasons", []) if isinstance(reason, dict)],
+        reasons=[str(reason.get("message", "")) for reason in reasons],
         facts=context.get("facts", {}),
     )
 

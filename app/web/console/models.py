@@ -1,26 +1,18 @@
-"""`/models`: what serves, what was trained, and stepping back.
-
-Promotion is the gate's: a cycle's candidate is promoted by its own last stage, or by a person's word (`promotion.py`,
-`flywheel models promote`), of which the same gate is asked. Stepping back needs no gate: it is always to something that
-served before, or to the base model.
-"""
+"""`/models`: what serves, what was trained, and how it came to be so. What a person changes there: `promotion.py`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import sqlalchemy as sa
-from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import HTMLResponse
 from sqlalchemy.engine import Connection
 
 from app.store import registry
-from app.store.registry import Authority, Kind, StaleDeployment
 from app.store.tables import cycles, deployments, model_versions
-from app.web.console.cycle import Done
 from app.web.console.overview import Record
-from app.web.console.parts import Console, absent
+from app.web.console.parts import Console
 from app.web.identity import Identity, Right
 from models.cycle import TERMINAL_STATES
 
@@ -65,45 +57,9 @@ class Model(Record):
     deployments: list[Deployment]
 
 
-class StepBack(BaseModel):
-    """Who steps back from which champion, and why: a step from one that serves no more is refused."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    champion: str
-    comment: str = Field(min_length=1, max_length=500)
-    by: str | None = None
-
-
 def add(app: FastAPI, console: Console) -> None:
-    """Add the page, its JSON, and stepping back."""
+    """Add the page and its JSON."""
     may = Depends(console.guard.needs(Right.VIEW))
-    may_operate = Depends(console.guard.needs(Right.OPERATE))
-
-    async def step_back(identity: Identity, model_id: str, asked: StepBack) -> str:
-        by = identity.acting(asked.by)
-
-        def change(connection: Connection) -> str:
-            found = [model for model in read_models(connection, identity) if model.model_id == model_id]
-            if not found or not domains_of(connection, model_id) <= domains_seen(identity, connection, model_id):
-                raise absent(f"model {model_id!r} whose domains are all yours")
-            model = found[0]
-            if model.champion is None or model.champion != asked.champion:
-                serving = model.champion or "the base model"
-                raise HTTPException(409, f"{serving} serves {model_id} now, not {asked.champion}: look again")
-            deployed, target = registry.current(connection, model_id), registry.rollback_target(connection, model_id)
-            if deployed is None or target is None:
-                raise HTTPException(409, f"{model_id} has no champion: look again")
-            reason, authority = f"rolled back by {by}: {asked.comment}", Authority(by, asked.comment)
-            try:
-                registry.roll_back(
-                    connection, model_id, target, reason, authority, kind=Kind.ROLLBACK, expected=int(deployed.seq)
-                )
-            except StaleDeployment as stale:
-                raise HTTPException(409, str(stale)) from None
-            return f"{model_id} is rolled back from {model.champion} to {target.version_id or 'the base model'}."
-
-        return await console.write(change)
 
     @app.get("/models", response_class=HTMLResponse)
     async def page(request: Request, identity: Identity = may) -> HTMLResponse:
@@ -115,21 +71,6 @@ def add(app: FastAPI, console: Console) -> None:
     async def models_json(identity: Identity = may) -> list[Model]:
         """Every model with its champion, its latest candidates and deployments."""
         return await console.read(lambda connection: read_models(connection, identity))
-
-    @app.post("/models/rollback", include_in_schema=False)
-    async def rollback_form(request: Request, identity: Identity = may_operate) -> Response:
-        """Step back, from the page."""
-        fields = await console.guard.form(request, identity)
-        comment = fields.get("comment", "").strip()
-        if not comment:
-            raise HTTPException(422, "say why: the comment is empty")
-        asked = StepBack(champion=fields.get("champion", ""), comment=comment[:500], by=fields.get("by"))
-        return console.done("/models", await step_back(identity, fields.get("model_id", ""), asked))
-
-    @app.post("/api/v1/models/{model_id:path}/rollback", tags=["models"])
-    async def rollback_json(model_id: str, asked: StepBack, identity: Identity = may_operate) -> Done:
-        """Let the champion before the present one, or the base model, serve again."""
-        return Done(said=await step_back(identity, model_id, asked))
 
 
 def read_models(connection: Connection, identity: Identity) -> list[Model]:

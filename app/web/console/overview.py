@@ -16,6 +16,7 @@ from app import __version__
 from app.store import adherence, budget, cycles, examples, overview, reports, switches
 from app.store.database import utc_now
 from app.store.tables import cycles as cycles_table
+from app.store.tables import deployments, model_versions
 from app.web.charts import HEIGHT, WIDTH, adherence_line
 from app.web.console.parts import Console
 from app.web.identity import Identity, Right
@@ -103,6 +104,8 @@ class Overview(Record):
     waiting: list[Waiting]
     cycles: list[CycleLine]
     cycles_by_state: dict[str, int]
+    champions: int
+    """Models that a trained version serves, not their base."""
     outbox: int | None
     outbox_refused: int | None
     halted: str | None
@@ -132,6 +135,7 @@ def read_overview(console: Console, identity: Identity, span: Span, connection: 
         ],
         cycles=_cycles(connection, identity),
         cycles_by_state=_by_state(connection, identity),
+        champions=_champions(connection, identity),
         outbox=None if counts is None else counts["outbox"],
         outbox_refused=None if counts is None else counts["outbox_refused"],
         halted=halted(connection),
@@ -226,6 +230,19 @@ def _by_state(connection: Connection, identity: Identity) -> dict[str, int]:
     if identity.domains is not None:
         query = query.where(cycles_table.c.domain.in_(sorted(identity.domains)))
     return {state: int(count) for state, count in connection.execute(query)}
+
+
+def _champions(connection: Connection, identity: Identity) -> int:
+    newest = sa.select(sa.func.max(deployments.c.seq)).group_by(deployments.c.model_id)
+    serving = sa.select(sa.func.count()).select_from(
+        deployments.join(model_versions, model_versions.c.version_id == deployments.c.version_id).join(
+            cycles_table, cycles_table.c.cycle_id == model_versions.c.cycle_id
+        )
+    )
+    query = serving.where(deployments.c.seq.in_(newest))
+    if identity.domains is not None:
+        query = query.where(cycles_table.c.domain.in_(sorted(identity.domains)))
+    return int(connection.execute(query).scalar_one())
 
 
 def _adherence(connection: Connection, identity: Identity, span: Span) -> list[AdherenceLine]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Connection
 
 from agents.routing import live
-from agents.routing.live import CATALOGUE, LiveSettingError
+from agents.routing.live import CATALOGUE, Choice, LiveSettingError, Number
 from app.live import Document, configured_values, read_copy
 from app.store import live_settings, switches
 from app.store.audited import ChangeRefused, Revision
@@ -20,6 +20,8 @@ from app.web.console.parts import Console
 from app.web.identity import Identity, Right
 
 MOST_CHANGES = 20
+SMALLEST_SAID, LARGEST_SAID = 1e-9, 2**31 - 1
+"""Bounds beyond these are those of number formats and not worth saying."""
 
 
 class Setting(Record):
@@ -163,7 +165,7 @@ def _read(console: Console, copy: Document | None, connection: Connection) -> Ro
                 configured=default,
                 effect=_effect(newest, copy),
                 changed=told,
-                bounds=setting.kind.bounds,
+                bounds=_in_words(setting.kind),
                 meaning=setting.meaning,
             )
         )
@@ -173,6 +175,14 @@ def _read(console: Console, copy: Document | None, connection: Connection) -> Ro
         halted=halted(connection),
         turns=[_change(one) for one in switches.history(connection, MOST_CHANGES)],
     )
+
+
+def _in_words(kind: Number | Choice) -> str:
+    """What may be set, for people: smallest and largest numbers of a machine say nothing to them."""
+    if isinstance(kind, Choice) or kind.low == kind.high:
+        return kind.bounds
+    least = "above 0" if 0 < kind.low < SMALLEST_SAID else f"{kind.low:.3g}"
+    return f"{least} or more" if kind.high >= LARGEST_SAID else f"{least} to {kind.high:.10g}"
 
 
 def _effect(newest: Revision | None, copy: Document | None) -> Any:

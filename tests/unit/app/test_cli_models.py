@@ -168,6 +168,22 @@ def test_a_rollback_returns_to_the_champion_before(database: Database, who: Watc
     assert "has no champion" in run("rollback", "m", "--by", "bob", "--comment", "more", status=1)
 
 
+def test_a_rollback_that_cannot_wait_needs_no_verdict_but_the_audit_log(
+    database: Database, who: Watch, tmp_path: Path
+) -> None:
+    one = version(database, tmp_path, state=CycleState.PROMOTED)
+    who.policy_engine = False
+    back = ("rollback", "m", "--by", "bob", "--comment", "it is harmful")
+    run(*back, status=2)
+    who.audit_fails = True
+    run(*back, "--without-verdict", status=2)
+    assert champion(database) == one
+    who.audit_fails = False
+    done = run(*back, "--without-verdict", "--json")
+    assert (done["champion"], done["decision"]) == ("the base model", None)
+    assert [entry.event_type for entry in who.entries] == ["rollback_without_verdict"]
+
+
 def test_versions_are_listed(database: Database, who: Watch, tmp_path: Path) -> None:
     assert run("ls", "--json") == []
     first = version(database, tmp_path)

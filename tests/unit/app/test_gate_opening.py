@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from app import wiring
 from app.compute import gpu_count, memory_gb
+from app.deciding import KeptPolicies
 from app.gate import Gate, GateBundle, open_gate
 from app.settings import Settings
 from app.store import Database, outbox, permissions, usage
 from models.audit import AuditEntry
 from policies.clients.audit_client import AuditUnavailable
 from policies.constitution import load_constitution
-from policies.gate import load_bundle
+from policies.gate import BundleError, load_bundle
 from policies.gate.interface import POLICY_UNAVAILABLE
 from policies.gate.live import BundleUnavailable
 
@@ -181,3 +183,22 @@ def test_memory_is_the_machines_or_the_containers(tmp_path: Path) -> None:
     assert memory_gb(limit) == whole
     limit.write_text("1999999999\n")
     assert memory_gb(limit) == 1.0
+
+
+def test_kept_policies_are_tested_once_and_asked_for_again_where_they_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+
+    def source(settings: Settings, constitution: object) -> object:
+        made.append(constitution)
+        if len(made) == 1:
+            raise BundleError("a case fails")
+        return object()
+
+    monkeypatch.setattr(wiring, "bundle_source", source)
+    policies = KeptPolicies(Settings())
+    with pytest.raises(BundleError):
+        policies()
+    assert policies() is policies()
+    assert len(made) == 2

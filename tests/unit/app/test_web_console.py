@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from deciding_parts import Watch, engine, opener
 from loopback import serving
 from web_rig import HOSTILE, Rig, figures, make_example, revised, walk
 
@@ -18,12 +19,16 @@ from app.store import adherence, outbox, progress, registry
 from app.store.access import UserRole
 from app.store.adherence import Observation
 from app.web.charts import adherence_line, bars
+from app.web.console import promotion
 from models.audit import AuditEntry
 from models.cycle import CycleState
+from models.decision import GateDecision
 from policies.audit.config import AuditConfig
 from policies.audit.service import create_audit_app
+from policies.gate.interface import POLICY_UNAVAILABLE, undecided
 
 HTML = {"accept": "text/html"}
+BACK = "/api/v1/models/m/rollback"
 
 
 @pytest.fixture
@@ -350,36 +355,116 @@ async def test_a_review_is_signed_in_the_reviewers_name_and_leaves_the_queue(
 # --- models, routing -------------------------------------------------------------------------------------------------
 
 
-async def test_rolling_back_goes_to_what_served_before(rig: Rig) -> None:
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    """The gate's real policies, before watchers that a test holds in its hands."""
+    watch = Watch()
+    monkeypatch.setattr(promotion, "decision_context", opener(watch))
+    return watch
+
+
+async def test_rolling_back_goes_to_what_served_before(rig: Rig, gate: Watch) -> None:
     with rig.database.write() as connection:
         first = walk(connection, "m", "d", CycleState.PROMOTED)
         second = walk(connection, "m", "d", CycleState.PROMOTED)
     async with rig.client(**bearer(rig, UserRole.OPERATOR, "d", person="ada")) as http:
         [model] = (await http.get("/api/v1/models")).json()
         assert (model["champion"], model["back_to"]) == (second.cycle_id, first.cycle_id)
+        assert (await http.get("/api/v1/overview")).json()["champions"] == 1
         assert [version["adherence"] for version in model["versions"]] == [0.97, 0.97]
-        to = "/api/v1/models/m/rollback"
-        stale = await http.post(to, json={"champion": first.cycle_id, "comment": "why"})
+        stale = await http.post(BACK, json={"champion": first.cycle_id, "comment": "why"})
         assert stale.status_code == 409
+        assert gate.asked == [], "what is not there to be rolled back is nothing to ask about"
         back = {"champion": second.cycle_id, "comment": "it refuses everything"}
-        assert (await http.post(to, json=back)).status_code == 200
+        assert (await http.post(BACK, json=back)).status_code == 200
         [model] = (await http.get("/api/v1/models")).json()
         assert (model["champion"], model["back_to"]) == (first.cycle_id, None)
-        assert (await http.post(to, json={"champion": first.cycle_id, "comment": "still"})).status_code == 200
+        assert (await http.post(BACK, json={"champion": first.cycle_id, "comment": "still"})).status_code == 200
         [model] = (await http.get("/api/v1/models")).json()
         assert (model["champion"], model["can_step_back"]) == (None, False)
-    reasons = [entry["context"]["reason"] for entry in rig.entries("deployment")]
-    assert reasons[-2:] == ["rolled back by ada: it refuses everything", "rolled back by ada: still"]
+        assert (await http.post(BACK, json={"champion": "", "comment": "more"})).status_code == 409
+        overview = (await http.get("/api/v1/overview")).json()
+        assert (overview["champions"], overview["cycles_by_state"]) == (0, {"promoted": 2})
+    told = [entry["context"] for entry in rig.entries("deployment")][-2:]
+    assert [one["reason"] for one in told] == ["rolled back by ada: it refuses everything", "rolled back by ada: still"]
+    decided = [entry.context["decision"] for entry in gate.entries]
+    assert [one["decision_id"] for one in decided] == [one["decision_id"] for one in told]
+    assert gate.decisions() == [("model_rollback", True)] * 2
 
 
-async def test_a_model_of_several_domains_is_rolled_back_by_who_has_all_of_them(rig: Rig) -> None:
+@pytest.mark.parametrize("away", ["policy_engine", "gate"])
+async def test_a_rollback_may_go_ahead_without_a_verdict_once_the_audit_log_knows(
+    rig: Rig, gate: Watch, away: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if away == "policy_engine":
+        gate.policy_engine = False
+    else:
+
+        async def silent(action: str, facts: dict[str, Any]) -> GateDecision:
+            return undecided(action, "opa", POLICY_UNAVAILABLE, f"It did not answer about {len(facts)} facts.")
+
+        monkeypatch.setattr(gate, "decide", silent)
+    with rig.database.write() as connection:
+        champion = walk(connection, "m", "d", CycleState.PROMOTED).cycle_id
+    back = {"champion": champion, "comment": "it is harmful"}
+    async with rig.client(**bearer(rig, UserRole.OPERATOR, "d", person="ada")) as http:
+        waiting = await http.post(BACK, json=back)
+        assert (waiting.status_code, waiting.headers["retry-after"]) == (503, "5")
+        assert "without its verdict" in waiting.json()["detail"]
+        gate.audit_fails = True
+        assert (await http.post(BACK, json=back | {"without_verdict": True})).status_code == 503
+        assert (await http.get("/api/v1/models")).json()[0]["champion"] == champion
+        assert rig.entries("deployment")[1:] == []
+        gate.audit_fails = False
+        done = await http.post(BACK, json=back | {"without_verdict": True})
+        assert done.status_code == 200
+        assert "gave no verdict" in done.json()["said"]
+        assert (await http.get("/api/v1/models")).json()[0]["champion"] is None
+    [entry] = gate.entries
+    assert (entry.event_type, entry.model_id) == ("rollback_without_verdict", "m")
+    assert entry.context["requested_by"] == "ada"
+    assert entry.context["rolled_back"] == champion
+    assert "decision_id" not in rig.entries("deployment")[-1]["context"]
+
+
+async def test_what_the_gate_refuses_is_not_rolled_back_even_without_a_verdict(
+    rig: Rig, gate: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rig.database.write() as connection:
+        champion = walk(connection, "m", "d", CycleState.PROMOTED).cycle_id
+
+    async def refuse(action: str, facts: dict[str, Any]) -> GateDecision:
+        # As the policies refuse what they do not know the grounds of.
+        return await engine().decide(action, facts | {"rollback": facts["rollback"] | {"trigger": "a whim"}})
+
+    monkeypatch.setattr(gate, "decide", refuse)
+    async with rig.client(**bearer(rig, UserRole.OPERATOR, "d")) as http:
+        refused = await http.post(BACK, json={"champion": champion, "comment": "x", "without_verdict": True})
+        assert refused.status_code == 409
+        assert "named requester" in refused.json()["detail"]
+        assert (await http.get("/api/v1/models")).json()[0]["champion"] == champion
+
+
+async def test_a_model_of_several_domains_is_rolled_back_by_who_has_all_of_them(rig: Rig, gate: Watch) -> None:
     with rig.database.write() as connection:
         walk(connection, "m", "a", CycleState.PROMOTED)
         second = walk(connection, "m", "b", CycleState.PROMOTED)
     back = {"champion": second.cycle_id, "comment": "why"}
     for domains, status in ((("b",), 404), (("a", "b"), 200)):
         async with rig.client(**bearer(rig, UserRole.OPERATOR, *domains)) as http:
-            assert (await http.post("/api/v1/models/m/rollback", json=back)).status_code == status
+            assert (await http.post(BACK, json=back)).status_code == status
+    assert len(gate.asked) == 1
+
+
+async def test_bounds_of_settings_are_said_in_words(rig: Rig) -> None:
+    async with rig.client(**bearer(rig, UserRole.VIEWER)) as http:
+        shown = (await http.get("/api/v1/routing")).json()
+    bounds = {one["name"]: one["bounds"] for one in shown["settings"]}
+    assert bounds["trigger.threshold"] == "0 to 1"
+    assert bounds["policy_evaluation.sample_rate"] == "above 0 to 1"
+    assert bounds["constitutional_violation.sample_rate"] == "1"
+    assert bounds["dedup.window_s"] == "1 or more"
+    assert bounds["dedup.on_outage"] == "wait or pass"
 
 
 async def test_settings_and_stop_switch_leave_their_entries(rig: Rig) -> None:
@@ -465,20 +550,31 @@ async def test_verifying_the_log(audited: Rig) -> None:
         assert "120 entries fit together" in visible_text((await http.get("/audit")).text)
 
 
-async def test_a_cycle_shows_the_gates_decisions_with_their_facts(audited: Rig) -> None:
+async def test_a_section_of_acts_is_there_for_who_may_act(rig: Rig) -> None:
+    training, waiting = rig.cycle("m", "d", CycleState.TRAINING), rig.cycle("n", "d")
+    reviewer, operator = (bearer(rig, role, "d") for role in (UserRole.REVIEWER, UserRole.OPERATOR))
+    for cycle, headers, there in ((training, reviewer, 0), (training, operator, 1), (waiting, reviewer, 1)):
+        page = await get(rig, f"/cycles/{cycle.cycle_id}", headers)
+        assert page.count('id="decide"') == there, (cycle.state, headers)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [("approval_granted", "waits for a person"), ("data_pii_scrubbed", "refused")]
+)
+async def test_a_cycle_shows_the_gates_decisions_with_their_facts(audited: Rig, code: str, said: str) -> None:
     cycle = audited.cycle("m", "medical")
+    reasons = [{"code": "approval_independent", "message": "Another one."}, {"code": code, "message": "So it must be."}]
+    decision = {"action": "model_fine_tuning", "allow": False, "lane": "slow", "engine": "opa", "reasons": reasons}
     async with httpx.AsyncClient(trust_env=False, headers={"authorization": "Bearer " + "t" * 40}) as http:
         entry = AuditEntry(
-            entry_id="decision-1", event_type="gate_decision", constitutional_hash="h", cycle_id=cycle.cycle_id,
-            context={"facts": {"training": {"epsilon": 3.9}}, "decision": {"action": "model_fine_tuning",
-                     "allow": False, "lane": "slow", "engine": "opa",
-                     "reasons": [{"code": "approval_missing", "message": "A reviewer has to approve."}]}},
+            entry_id=f"decision-{code}", event_type="gate_decision", constitutional_hash="h", cycle_id=cycle.cycle_id,
+            context={"facts": {"training": {"epsilon": 3.9}}, "decision": decision},
         )  # fmt: skip
         url = audited.settings.audit_engine.url
         (await http.post(f"{url}/api/v1/log", json=entry.model_dump(exclude_none=True))).raise_for_status()
     text = visible_text(await get(audited, f"/cycles/{cycle.cycle_id}", bearer(audited, UserRole.VIEWER)))
-    assert "model fine tuning: refused" in text
-    assert "A reviewer has to approve." in text
+    assert f"model fine tuning: {said}" in text
+    assert "So it must be." in text
     assert "epsilon 3.9" in text
 
 
