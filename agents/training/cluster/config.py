@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 class ClusterConfig(BaseModel):
     """What the manifest of a training Job says besides the cycle's own.
 
-    secret: the Secret with the keys `database_url` and `digest_key`. volumes: the claim mounted at each path; the worker
-    and the pods see the same files there. service: a headless Service over the Jobs' pods, by which machines find the first.
-    start_s: how long a Job may wait for machines. keep_s: how long the cluster keeps one that has ended.
+    secret: the Secret with the keys `database_url` and `digest_key`. volumes: the claim mounted at each path, where the
+    worker and the pods see the same files. service: a headless Service over the Jobs' pods, by which machines find the
+    first. start_s: how long a Job may wait for machines. keep_s: how long the cluster keeps one that has ended.
     """
 
     model_config = ConfigDict(frozen=True)
