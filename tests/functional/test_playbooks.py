@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from ledger_parts import spend
 from pipelines import Pipeline, Traffic
 from services import REPOSITORY
-from systems import cli, running, wait_until
+from systems import cli, entries, running, wait_until
 
 from app.roles import Role
-from app.store import cycles, examples, switches
+from app.store import cohorts, cycles, examples, switches
 from app.store.tables import examples as examples_table
 from models.cycle import Cycle, CycleState, TriggerType
 
@@ -58,7 +58,7 @@ def check(done: dict[str, subprocess.CompletedProcess[str]], *but: str) -> None:
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """At a system that has routed and stored, with dead letters and a budget spent."""
     folder = tmp_path_factory.mktemp("playbooks")
-    with running(folder, "mock", None, {"curation": {"min_examples": 100_000}}) as system:
+    with running(folder, "real", None, {"curation": {"min_examples": 100_000}}) as system:
         system.start_engines(["audit-engine"])
         system.start_workers([Role.ROUTE, Role.CURATE])
         pipeline = Pipeline(system, folder)
@@ -106,6 +106,7 @@ def dead_letters(operator: Operator) -> None:
     done = operator.follow("FlywheelDeadLetters", PLACE=place[1])
     check(done)
     assert "compliance_score" in done["dlq show PLACE"].stdout
+    assert "operator" in json.dumps(entries(operator.pipeline.system, "dead_letters_replayed"))
 
 
 def adherence_low(operator: Operator) -> None:
@@ -134,11 +135,12 @@ def budget_80(operator: Operator) -> None:
 
 def budget_95(operator: Operator) -> None:
     check(operator.follow("FlywheelPrivacyBudget95"))
-    assert "as the playbook says" in cli(operator.pipeline.system, "privacy", "show").stdout or True
+    with operator.pipeline.database.read() as connection:
+        assert cohorts.current(connection, "default") == 1
 
 
 def cycle_stuck(operator: Operator) -> None:
-    cycle = open_cycle(operator)
+    cycle = open_cycle(operator, "beta")
     done = operator.follow("FlywheelCycleStuck", ID=cycle.cycle_id)
     check(done)
     assert "proposed" in done["cycles show ID"].stdout
@@ -162,7 +164,7 @@ def pii_downstream(operator: Operator) -> None:
         ids = connection.execute(
             sa.select(examples_table.c.example_id).where(examples_table.c.subject_token == subject)
         ).scalars()
-        assert all(example.prompt is None for example in examples.get(connection, list(ids)).values())
+        assert not any(example.prompt for example in examples.get(connection, list(ids)).values())
     resume(operator)
 
 
