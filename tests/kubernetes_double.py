@@ -103,7 +103,7 @@ class Cluster:
         if self.away:
             assert request.transport is not None
             request.transport.abort()
-            raise ConnectionResetError
+            return web.Response()
         if self.answer is not None:
             return _status(*self.answer)
         if request.headers.get("Authorization") != f"Bearer {TOKEN}":

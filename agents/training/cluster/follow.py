@@ -84,6 +84,7 @@ class ClusterJobs:
             timeout_s=self._config.job_timeout_s,
         )
         if (result := await asyncio.to_thread(self._result_of_earlier, cycle.cycle_id)) is not None:
+            self._at_work.discard(cycle.cycle_id)
             return result
         await asyncio.to_thread(self._write, run, specification)
         try:
@@ -93,6 +94,10 @@ class ClusterJobs:
             if await asyncio.shield(asyncio.to_thread(self._is_unwanted, cycle.cycle_id)):
                 await asyncio.shield(self._delete(run.name))
                 self._at_work.discard(cycle.cycle_id)
+            raise
+        except ClusterUnavailable:
+            # Nobody says that there is no Job: one of this fence may be at work, and would end with its lease.
+            self._at_work.add(cycle.cycle_id)
             raise
         except BaseException:
             self._at_work.discard(cycle.cycle_id)
@@ -105,7 +110,6 @@ class ClusterJobs:
             if other.name != run.name and not other.ended:
                 logger.warning("Job %s is of an earlier fence: it is deleted", other.name, extra=_of(run))
                 await self._api.delete(other.name)
-        # From here on there may be one, also where the answer does not come.
         self._at_work.add(run.cycle.cycle_id)
         made = await self._api.create(render(run, self._cluster))
         logger.info("Job %s %s", run.name, "is made" if made else "is taken over", extra=_of(run))

@@ -410,12 +410,30 @@ async def test_an_api_that_lets_nobody_in_is_waited_for(follower: Follower, answ
     with pytest.raises(ClusterUnavailable, match=str(answer[0])):
         await follower.start()
     assert ClusterUnavailable.__name__ in TRANSIENT
-    assert not follower.jobs.is_at_work(follower.cycle.cycle_id)
+    assert follower.jobs.is_at_work(follower.cycle.cycle_id), "one may be: its lease is not given back"
     follower.cluster.answer = None
     job = follower.start()
     await until(lambda: follower.cluster.made)
     follower.pod().write({"result": {}})
     assert await job == {}
+
+
+async def test_a_worker_that_starts_anew_while_the_api_is_away_leaves_the_job_its_lease(follower: Follower) -> None:
+    first = follower.start()
+    await until(lambda: follower.cluster.made)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    follower.cluster.away = True
+    heir = follower.another()
+    with pytest.raises(ClusterUnavailable):
+        await follower.start(jobs=heir)
+    assert heir.is_at_work(follower.cycle.cycle_id)
+    follower.cluster.away = False
+    job = follower.start(jobs=heir)
+    follower.pod().write({"result": {}})
+    assert await job == {}
+    assert not heir.is_at_work(follower.cycle.cycle_id)
+    assert follower.cluster.made == [follower.name()]
 
 
 async def test_an_api_that_is_not_there_is_waited_for(follower: Follower) -> None:
