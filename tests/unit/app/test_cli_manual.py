@@ -57,6 +57,11 @@ def test_what_the_manuals_say_is_a_command(typed: str) -> None:
     known = {option for parameter in command.params for option in parameter.opts}
     used = {word.partition("=")[0] for word in words if word.startswith("--")}
     assert used <= known, f"flywheel {typed}: {used - known}"
+    # A bare name in a list stands for the command; with anything behind it, it is to be typed as it stands.
+    needed = [
+        set(parameter.opts) for parameter in command.params if parameter.required and parameter.opts[0][:2] == "--"
+    ]
+    assert not words or not [options for options in needed if not options & used], f"flywheel {typed} needs {needed}"
 
 
 def test_enough_was_found_to_mean_something() -> None:
