@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from benches import TINY, Bench, at_work, bench_of, is_running, until
 from kubernetes_double import Cluster, serving
+from pydantic import SecretStr
 from services import unavailable
 from systems import cli, running
 
@@ -61,7 +62,7 @@ def bench(engines: System, cluster: Cluster, postgres_url: str, tmp_path: Path) 
     with bench_of(engines, postgres_url, tmp_path) as made:
         engines.change(
             {
-                "curation": {"digest_key": DIGEST_KEY},
+                "curation": {"digest_key": SecretStr(DIGEST_KEY)},
                 "training": {"runner": "kubernetes", "epochs": 4},
                 "kubernetes": {
                     "kubeconfig": cluster.kubeconfig(tmp_path / "kubeconfig"),
