@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from benches import TINY, Bench, at_work, bench_of, is_running, until
+from benches import TINY, WITHIN_S, Bench, at_work, bench_of, is_running, until
 from kubernetes_double import Cluster, serving
 from pydantic import SecretStr
 from services import unavailable
@@ -25,8 +25,10 @@ from app.embedded.system import System
 from app.store import cycles, registry
 from models.cycle import TERMINAL_STATES, CycleState
 
-pytestmark = [pytest.mark.torch, pytest.mark.postgres, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.torch, pytest.mark.postgres, pytest.mark.timeout(900)]
 
+LEASE_S = 20.0
+"""Longer than a busy machine keeps a process from renewing it."""
 DIGEST_KEY = "a-digest-key-for-the-tests-of-training-jobs"
 
 
@@ -63,7 +65,7 @@ def bench(engines: System, cluster: Cluster, postgres_url: str, tmp_path: Path) 
         engines.change(
             {
                 "curation": {"digest_key": SecretStr(DIGEST_KEY)},
-                "training": {"runner": "kubernetes", "epochs": 4},
+                "training": {"runner": "kubernetes", "epochs": 4, "lease_s": LEASE_S},
                 "kubernetes": {
                     "kubeconfig": cluster.kubeconfig(tmp_path / "kubeconfig"),
                     "volumes": {"/": "everything"},
@@ -111,7 +113,7 @@ async def test_a_job_trains_and_the_next_worker_takes_it_over(bench: Bench, clus
     assert not bench.is_free("domain:default") or not is_running(pod.pid)
     assert bench.reserved(cycle_id) > held or not is_running(pod.pid)
     async with at_work(bench.settings, bench.database):
-        await until(lambda: bench.cycle(cycle_id).state in TERMINAL_STATES, "the cycle is decided")
+        await until(lambda: bench.cycle(cycle_id).state in TERMINAL_STATES, "the cycle is decided", 2 * WITHIN_S)
     assert cluster.made == [name], "the running Job was not taken over"
     assert len(set(fences(bench))) == 1
     assert check_trained(bench, cycle_id)["processes"] == 1
@@ -128,7 +130,7 @@ async def test_a_pod_that_is_killed_is_followed_by_another_job_from_the_last_che
         await until(lambda: len(list(checkpoints.glob("step-*"))) >= 2, "some steps are done")
         (pod,) = cluster.pods[cluster.made[0]]
         os.kill(pod.pid, signal.SIGKILL)
-        await until(lambda: bench.cycle(cycle_id).state in TERMINAL_STATES, "the cycle is decided")
+        await until(lambda: bench.cycle(cycle_id).state in TERMINAL_STATES, "the cycle is decided", 2 * WITHIN_S)
     assert len(cluster.made) == 2
     check_trained(bench, cycle_id)
     told = fences(bench)
@@ -176,7 +178,7 @@ async def test_two_machines_train_together(
     bench.settings = engines.settings
     cycle_id = bench.open(answered=True).cycle_id
     async with at_work(bench.settings, bench.database):
-        await until(lambda: bench.cycle(cycle_id).state in TERMINAL_STATES, "the cycle is decided")
+        await until(lambda: bench.cycle(cycle_id).state in TERMINAL_STATES, "the cycle is decided", 2 * WITHIN_S)
     (name,) = cluster.made
     assert [pod.process.returncode for pod in cluster.pods[name]] == [0, 0]
     assert check_trained(bench, cycle_id)["processes"] == 2
