@@ -26,6 +26,7 @@ Progress = Callable[[dict[str, Any]], Awaitable[None]]
 MAX_LINE = 16 * 1024 * 1024
 _NO_MEMORY = ("can't allocate memory", "CUDA out of memory")
 STOP_GRACE_S = 10.0
+PART_WITHIN_S = 60.0
 ALLOCATION = {
     "THP_MEM_ALLOC_ENABLE": "1",
     "MALLOC_MMAP_MAX_": "0",
@@ -85,7 +86,12 @@ async def run_job(
         )
     try:
         async with asyncio.timeout(timeout_s):
-            return await _converse(process, module, specification, on_progress)
+            result = await _converse(process, module, specification, on_progress)
+            if machines is not None and machines.count > 1:
+                # torchrun's agents part together: one that is ended before keeps the other machines' for minutes.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), PART_WITHIN_S)
+            return result
     except TimeoutError:
         raise _too_long(module, timeout_s) from None
     finally:
