@@ -62,7 +62,7 @@ def create_app(settings: Settings, role: Role) -> FlywheelApp:
         # Topics come from our registry; Faust declares none, and needs no leader election.
         topic_allow_declare=False,
         topic_disable_leader=True,
-        # Without tables to stand by for, Faust takes Kafka's own assignor: a new worker gets its share at once.
+        # No tables to stand by for, so our own assignor deals the partitions out (`app.transport.sticky`).
         table_standby_replicas=0,
         consumer_auto_offset_reset="earliest",
         # Memory: so much a partition waits in the client, and a few chunks of so many records wait in the stream.

@@ -31,6 +31,7 @@ from agents.training.at_work import AtWork
 from agents.training.context import StageContext
 from agents.training.mirror import RegistryMirror
 from app import wiring
+from app.cluster import check_cluster, cluster_jobs
 from app.compute import gpu_count, memory_gb
 from app.gate import Gate, open_gate
 from app.kafka import make_producer
@@ -197,8 +198,11 @@ def add_curation(app: faust.App, settings: Settings, state: WorkerState) -> None
 
 
 def add_training(app: faust.App, settings: Settings, state: WorkerState) -> None:
-    """`train`: the cycle runner and the outbox relay. Raises SettingsError without the guard that is asked for."""
+    """`train`: the cycle runner and the outbox relay. Raises SettingsError without the guard or the cluster
+    that is asked for.
+    """
     wiring.check_training_guard(settings)
+    check_cluster(settings)
     state.registry.register(StoreCollector(state.standing))
     at_work = AtWork()
     state.registry.register(TrainingCollector(at_work.snapshot))
@@ -240,8 +244,9 @@ async def stage_context(
         gate = await stack.enter_async_context(open_gate(settings, database, constitution, audit, latency))
         if state is not None:
             stack.enter_context(state.showing(gate))
+        config = wiring.cycle_config(settings)
         yield StageContext(
-            config=wiring.cycle_config(settings),
+            config=config,
             database=database,
             gate=gate,
             audit=audit,
@@ -253,6 +258,7 @@ async def stage_context(
             constitution_digest=constitution.digest,
             holder=wiring.holder_name("train"),
             machine=wiring.machine_name(),
+            cluster=cluster_jobs(settings, config, database),
         )
 
 

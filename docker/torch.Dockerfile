@@ -20,7 +20,7 @@ COPY models models
 COPY otel otel
 COPY policies policies
 RUN --mount=type=cache,target=/var/cache/pip \
-    docker/install/python.sh .venv engine train && docker/install/finish-image.sh .venv
+    docker/install/python.sh .venv engine train kubernetes && docker/install/finish-image.sh .venv
 
 FROM ${CUDA_IMAGE}
 ARG VERSION=v1.0.0

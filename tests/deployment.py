@@ -90,14 +90,22 @@ def find_program(name: str, script: str) -> Path:
     return Path(named)
 
 
-def render(overlay: str, folder: Path) -> list[Document]:
-    """The manifests of an overlay. Its tree is copied to `folder`, where the secrets of `dev` are drawn."""
+def render(overlay: str, folder: Path, *components: str) -> list[Document]:
+    """The manifests of an overlay. Its tree is copied to `folder`, where the secrets of `dev` are drawn.
+
+    With `components`, of an overlay over that one that takes these besides, as an operator would write it.
+    """
     program = find_program("kustomize", "kustomize.sh")
     tree = folder / "docker"
     for part in ("kubernetes", "opa", "postgres"):
         shutil.copytree(DOCKER / part, tree / part, ignore=shutil.ignore_patterns("secrets"))
     where = tree / "kubernetes" / "overlays" / overlay
     draw_secrets(where / "secrets")
+    if components:
+        own = {"resources": [f"../{overlay}"], "components": [f"../../components/{name}" for name in components]}
+        where = where.with_name("own")
+        where.mkdir()
+        (where / "kustomization.yaml").write_text(yaml.safe_dump(own))
     made = subprocess.run([program, "build", where], capture_output=True, text=True, timeout=120, check=False)
     assert made.returncode == 0, made.stderr
     assert "Warning" not in made.stderr, made.stderr

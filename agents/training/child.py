@@ -16,6 +16,7 @@ import resource
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ Progress = Callable[[dict[str, Any]], Awaitable[None]]
 MAX_LINE = 16 * 1024 * 1024
 _NO_MEMORY = ("can't allocate memory", "CUDA out of memory")
 STOP_GRACE_S = 10.0
+PART_WITHIN_S = 60.0
 ALLOCATION = {
     "THP_MEM_ALLOC_ENABLE": "1",
     "MALLOC_MMAP_MAX_": "0",
@@ -44,6 +46,17 @@ class JobFailed(RuntimeError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(f"{kind}: {message}")
         self.kind = kind
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """Several machines that share a job, and which of them this one is; torchrun's processes meet at the first."""
+
+    count: int
+    this: int
+    first: str
+    port: int
 
 
 async def run_job(
@@ -53,16 +66,18 @@ async def run_job(
     timeout_s: float,
     log: Path | None = None,
     processes: int = 1,
+    machines: Machines | None = None,
 ) -> dict[str, Any]:
     """Run `python -m module` and return its result; raises `JobFailed`. Cancelling ends the child.
 
-    What the child logs goes to the file `log`, else to this process's standard error. More than one of `processes` are
-    started by torchrun; the first of them speaks with this process.
+    What the child logs goes to the file `log`, else to this process's standard error. More than one of `processes` on
+    this machine, or more than one of `machines`, are started by torchrun; the first of all speaks with this process,
+    so it is the first machine's to call this, and the others' to call `assist`.
     """
     with log.open("ab") if log is not None else contextlib.nullcontext() as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *_arguments(module, processes),
+            *_arguments(module, processes, machines),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
@@ -71,20 +86,51 @@ async def run_job(
         )
     try:
         async with asyncio.timeout(timeout_s):
-            return await _converse(process, module, specification, on_progress)
+            result = await _converse(process, module, specification, on_progress)
+            if machines is not None and machines.count > 1:
+                # torchrun's agents part together: one that is ended before keeps the other machines' for minutes.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), PART_WITHIN_S)
+            return result
     except TimeoutError:
-        raise JobFailed(
-            "Timeout", f"{module} did not end within {timeout_s:.0f} s: raise training.job_timeout_s"
-        ) from None
+        raise _too_long(module, timeout_s) from None
     finally:
         await _end(process)
 
 
-def _arguments(module: str, processes: int) -> list[str]:
-    if processes == 1:
+async def assist(module: str, timeout_s: float, processes: int, machines: Machines) -> None:
+    """Run this machine's processes of a job that the first machine leads; raises `JobFailed`. Cancelling ends them."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *_arguments(module, processes, machines), stdin=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            code = await process.wait()
+    except TimeoutError:
+        raise _too_long(module, timeout_s) from None
+    finally:
+        await _end(process)
+    if code:
+        raise JobFailed("Died", f"{module} ended with status {code} on machine {machines.this} of {machines.count}")
+
+
+def _too_long(module: str, timeout_s: float) -> JobFailed:
+    return JobFailed("Timeout", f"{module} did not end within {timeout_s:.0f} s: raise training.job_timeout_s")
+
+
+def _arguments(module: str, processes: int, machines: Machines | None) -> list[str]:
+    if machines is not None and machines.count > 1:
+        together = [
+            f"--nnodes={machines.count}",
+            f"--node-rank={machines.this}",
+            f"--master-addr={machines.first}",
+            f"--master-port={machines.port}",
+        ]
+    elif processes > 1:
+        together = ["--standalone", "--local-addr=127.0.0.1"]
+    else:
         return ["-m", module]
-    together = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
-    return ["-m", "torch.distributed.run", *together, "-m", module]
+    return ["-m", "torch.distributed.run", *together, f"--nproc-per-node={processes}", "-m", module]
 
 
 async def _converse(

@@ -105,6 +105,7 @@ class TuningConfig(BaseModel):
     learning_rate: float
     max_tokens: int
     processes: int = 1
+    """On each machine."""
 
 
 Baseline = Literal["in_context", "champion"]

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from agents.training.at_work import AtWork
 from agents.training.child import run_job
+from agents.training.cluster.follow import ClusterJobs
 from agents.training.config import CycleConfig
 from agents.training.facts import Watchers
 from agents.training.meter import GpuMeter
@@ -80,12 +81,25 @@ class StageContext(DecisionContext):
     at_work: AtWork = field(default_factory=AtWork)
     """Shown by metrics."""
     trace: CycleTrace = field(default_factory=Untraced)
+    cluster: ClusterJobs | None = None
+    """Trains in a cluster; by a child of this process when None."""
     _told: dict[str, float] = field(default_factory=dict)
     _untold: dict[str, tuple[str, int, int, dict[str, Any]]] = field(default_factory=dict)
     """Progress that came too soon after the last that was written."""
 
+    def domain_holder(self, cycle: Cycle) -> str:
+        """In whose name the cycle's data domain is held."""
+        return self.holder if self.cluster is None else self.cluster.holder(cycle.cycle_id)
+
+    def is_left_at_work(self, cycle: Cycle) -> bool:
+        """Whether the cycle's training goes on without this worker, and with it the hold on the domain."""
+        return self.cluster is not None and self.cluster.is_at_work(cycle.cycle_id)
+
     async def job(self, cycle: Cycle, stage: str, specification: dict[str, Any]) -> dict[str, Any]:
-        """Run a stage's child process, its progress going to the store; raises `JobFailed`."""
+        """Run a stage's job, its progress going to the store; raises `JobFailed`.
+
+        A child process does it, but for training where there is a cluster for that.
+        """
 
         meter = GpuMeter(self.database, cycle, self.machine)
 
@@ -96,11 +110,13 @@ class StageContext(DecisionContext):
                 self.at_work.progress(stage, fields)
                 await self._save_progress(cycle, stage, fields, meter)
 
+        specification = {"cycle_id": cycle.cycle_id, **specification, "traceparent": correlation.current()}
         try:
+            if stage == "train" and self.cluster is not None:
+                return await self.cluster.run(cycle, specification, told)
             return await run_job(
                 f"agents.training.jobs.{stage}",
-                {"config": self.config.model_dump(mode="json"), "cycle_id": cycle.cycle_id, **specification}
-                | {"traceparent": correlation.current()},
+                {"config": self.config.model_dump(mode="json"), **specification},
                 told,
                 self.config.job_timeout_s,
                 processes=self.config.tuning.processes if stage == "train" else 1,

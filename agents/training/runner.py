@@ -26,8 +26,11 @@ TRANSIENT = frozenset(
     {
         "AuditUnavailable",
         "BundleUnavailable",
+        "ClusterUnavailable",
         "FenceLost",
+        "Halted",
         "InterfaceError",
+        "NotScheduled",
         "OperationalError",
         "PolicyEngineUnavailable",
         "StaleCycle",
@@ -176,7 +179,7 @@ class CycleRunner:
             leases.renew(connection, lease, self.context.config.lease_s)
             # The domain's lease is held only while training; renewing it is harmless otherwise.
             leases.extend_if_held(
-                connection, domain_lease(cycle.domain), self.context.holder, self.context.config.lease_s
+                connection, domain_lease(cycle.domain), self.context.domain_holder(cycle), self.context.config.lease_s
             )
             current = cycles.get(connection, cycle.cycle_id)
             stopped = switches.halted(connection)
@@ -207,7 +210,8 @@ class CycleRunner:
     def _release(self, lease: Lease, cycle: Cycle) -> None:
         with contextlib.suppress(sa.exc.OperationalError), self.context.database.write() as connection:
             leases.release(connection, lease)
-            leases.release_if_held(connection, domain_lease(cycle.domain), self.context.holder)
+            if not self.context.is_left_at_work(cycle):
+                leases.release_if_held(connection, domain_lease(cycle.domain), self.context.domain_holder(cycle))
 
     def _open_cycles(self) -> list[Cycle]:
         with self.context.database.read() as connection:

@@ -158,7 +158,7 @@ async def train(context: StageContext, cycle: Cycle) -> Cycle | None:
 
 
 async def run_training(context: StageContext, cycle: Cycle) -> Cycle | None:
-    """`training`: DP LoRA in a child that reserves each step in the ledger under the domain's lease."""
+    """`training`: DP LoRA in a job that reserves each step in the ledger under the domain's lease."""
     lease = await asyncio.to_thread(_take_domain, context, cycle)
     if lease is None:
         return None
@@ -371,7 +371,8 @@ def _plan(context: StageContext, cycle: Cycle) -> tuple[TrainingPlan, planning.P
 
 def _take_domain(context: StageContext, cycle: Cycle) -> leases.Lease | None:
     with context.database.write() as connection:
-        return leases.acquire(connection, ledger.domain_lease(cycle.domain), context.holder, context.config.lease_s)
+        holder = context.domain_holder(cycle)
+        return leases.acquire(connection, ledger.domain_lease(cycle.domain), holder, context.config.lease_s)
 
 
 def _latest_approval(context: StageContext, cycle: Cycle) -> Any:

@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+_WHOLE = 40
+"""A first column that is wider is folded as the others are."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -28,9 +31,12 @@ def emit(rows: Sequence[Mapping[str, Any]] | Mapping[str, Any], as_json: bool) -
         if not rows:
             console.print("nothing to show")
             return
+        shown = [[_shown(value) for value in row.values()] for row in rows]
         table = Table(*[Column(name, overflow="fold") for name in rows[0]])  # nothing is cut off
-        for row in rows:
-            table.add_row(*[_shown(value) for value in row.values()])
+        # What names a row stays whole, so that it can be copied into the next command.
+        table.columns[0].no_wrap = max(len(row[0]) for row in shown) <= _WHOLE
+        for row in shown:
+            table.add_row(*row)
     console.print(table)
 
 

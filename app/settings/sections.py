@@ -347,10 +347,47 @@ class TrainingSettings(Section):
     max_tokens: int = Field(512, ge=16, description="tokens of one training example")
     threads: int = Field(2, ge=1)
     processes: int = Field(1, ge=1, description="train in so many processes by torchrun; with GPUs, one each")
+    runner: Literal["process", "kubernetes"] = Field(
+        "process", description="what trains: a child of the worker, or a Kubernetes Job (section `kubernetes`)"
+    )
+    nodes: int = Field(1, ge=1, description="machines that share a training Job, each with training.processes")
     lease_s: float = Field(30.0, gt=0, description="a dead worker's lease is taken over after this")
     poll_s: float = Field(1.0, gt=0)
     job_timeout_s: float = Field(6 * 3600.0, gt=0)
     job_memory_gb: float = Field(0.0, ge=0, description="of each process of a job, without its GPU's; 0: no limit")
+
+    @model_validator(mode="after")
+    def _nodes_are_a_clusters(self) -> TrainingSettings:
+        if self.nodes > 1 and self.runner == "process":
+            msg = f"training.nodes={self.nodes} needs training.runner=kubernetes: or raise training.processes here"
+            raise ValueError(msg)
+        return self
+
+
+class KubernetesSettings(Section):
+    """The Jobs that train where training.runner is kubernetes. Needs the extra `kubernetes`."""
+
+    namespace: str = Field("governance", min_length=1)
+    image: str = Field("acgs/constitutional-trainer:v1.0.0", min_length=1)
+    secret: str = Field("flywheel-secrets", description="Secret with the keys database_url and digest_key")
+    volumes: dict[str, str] = Field(
+        {"/app/models": "model-cache-pvc", "/app/data": "training-data-pvc"},
+        description="claims by the path they are mounted at, in the worker and in the Jobs alike",
+    )
+    service_account: str = Field("flywheel", description="of the Jobs' pods, which get no token of it")
+    service: str = Field("constitutional-training", description="headless Service over the Jobs' pods")
+    priority_class: str | None = "flywheel-training"
+    scheduler: str | None = Field(None, description="schedulerName; the cluster's default when absent")
+    labels: dict[str, str] = Field(default_factory=dict, description="besides ours, such as a queue's name")
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    cpu: str = Field("4", description="of each node, as request and limit")
+    memory: str = Field("16Gi", description="of each node, as request and limit")
+    gpus: int = Field(1, ge=0, description="of each node (nvidia.com/gpu)")
+    start_s: float = Field(3600.0, gt=0, description="how long a Job may wait for its machines")
+    keep_s: int = Field(86400, ge=60, description="how long the cluster keeps a Job that has ended")
+    poll_s: float = Field(5.0, gt=0, description="how often the API server is asked how a Job is")
+    timeout_s: float = Field(10.0, gt=0, description="of one request to the API server")
+    kubeconfig: Path | None = Field(None, description="way to the API server; the pod's service account when absent")
 
 
 class EvaluationSettings(Section):
@@ -568,6 +605,7 @@ class Settings(Section):
     teacher: TeacherSettings = TeacherSettings()
     privacy: PrivacySettings = PrivacySettings()
     training: TrainingSettings = TrainingSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateSettings = GateSettings()
     watch: WatchSettings = WatchSettings()

@@ -15,6 +15,8 @@ import aiokafka
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from app.transport.sticky import assignors
+
 log = logging.getLogger(__name__)
 
 READ_COMMITTED = "read_committed"
@@ -52,6 +54,8 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc] 
         consumer = super()._create_worker_consumer(transport)
         # Faust offers this only together with its own exactly_once. It takes effect when the consumer starts.
         consumer._isolation_level = READ_COMMITTED
+        # Faust has no setting for it where an app has no tables.
+        consumer._partition_assignment_strategy = assignors()
         return consumer
 
     async def on_thread_stop(self) -> None:

@@ -30,25 +30,26 @@ def _list(amounts: list[int]) -> str:
 
 
 def assignor(documents: dict[str, dict[str, Any]]) -> list[str]:
-    """How partitions are dealt out, and what moves when a worker leaves."""
+    """How partitions are dealt out, and what moves when a worker leaves or comes."""
     dealt = documents.get("capacity", {}).get("assignor", [])
-    if not all("must_move" in one for one in dealt) or not dealt:
+    if not all("roundrobin_moved" in one for one in dealt) or not dealt:
         return ["The assignor was not measured (`capacity.json` is missing, or older than that)."]
     lines = ["## Assigning partitions", ""]
-    lines += ["| partitions | workers | ms | most | least | one leaves: held | moved | moved, sticky | ms, sticky |"]
-    lines += ["|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    ours = "| partitions | workers | ms | most | least | one leaves: held | moved | one comes: share | moved |"
+    lines += [f"{ours} round robin: ms | one leaves | one comes |"]
+    lines += ["|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     lines += [
         f"| {one['partitions']} | {one['workers']} | {one['ms']:g} | {one['most']} | {one['least']} |"
-        f" {one['must_move']} | {one['moved']} | {one['sticky_moved']} | {one['sticky_ms']:g} |"
+        f" {one['must_move']} | {one['moved']} | {one['must_move_to_new']} | {one['moved_to_new']} |"
+        f" {one['roundrobin_ms']:g} | {one['roundrobin_moved']} | {one['roundrobin_moved_to_new']} |"
         for one in dealt
     ]
     return [
         *lines,
         "",
-        "Of Kafka's round-robin assignor, which the group's leader runs at each rebalance; beside it Kafka's sticky",
-        "one, which is not used. Round robin deals anew, so most partitions change hands when a worker leaves. A",
-        "router keeps no state of a partition, and in a rebalance all workers hand in what they hold, whichever",
-        "assignor follows.",
+        "Of the assignor of `app/transport/sticky.py`, which the group's leader runs at each rebalance; beside it what",
+        "moves under Kafka's round-robin one, which Faust would take and which deals anew each time. In a rebalance",
+        "all workers hand in what they hold, whichever assignor follows; what stays where it was has no new owner.",
     ]
 
 

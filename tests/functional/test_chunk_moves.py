@@ -87,6 +87,47 @@ def test_a_rebalance_repeats_nothing(rig: Rig, unique: Unique, environment: dict
     stays.stop()
 
 
+def test_a_worker_more_takes_its_share_and_moves_no_other_partition(rig: Rig, unique: Unique) -> None:
+    topic = rig.make_topic(unique("in"), 12)
+    now = {"first": rig.start("first")}
+
+    def read_since(marks: dict[str, int]) -> dict[str, set[int]]:
+        """The partitions that each has read records of, since it had read so many."""
+        return {n: {number for _, number, _ in m.done()[marks.get(n, 0) :]} for n, m in now.items()}
+
+    def shared_out() -> dict[str, set[int]]:
+        """Who reads which partitions, once all have their share."""
+        share = 12 // len(now)
+
+        def even() -> bool:
+            marks = {name: len(member.done()) for name, member in now.items()}
+            for number in range(12):
+                rig.send(topic, number, 1)
+            rig.wait_committed()
+            return all(len(read) == share for read in read_since(marks).values())
+
+        now["first"].wait(even, "all have their share")
+        marks = {name: len(member.done()) for name, member in now.items()}
+        for number in range(12):
+            rig.send(topic, number, 1)
+        rig.wait_committed()
+        return read_since(marks)
+
+    before = shared_out()
+    for name in ("second", "third"):
+        now[name] = rig.start(name)
+        after = shared_out()
+        assert all(after[n] <= held for n, held in before.items()), "a partition moved between two that stay"
+        before = after
+    now.pop("second").stop()
+    after = shared_out()
+    assert all(after[n] >= before[n] for n in now), "what stays where it can"
+    assert finished(*rig.members) == rig.spots()
+    assert not repeated(*rig.members)
+    for member in now.values():
+        member.stop()
+
+
 def test_who_holds_a_rebalance_up_for_too_long_repeats_only_what_was_not_committed(rig: Rig, unique: Unique) -> None:
     topic = rig.make_topic(unique("in"), 4)
     for number in range(4):

@@ -53,7 +53,7 @@ class Job:
 
 
 def open_job(specification: dict[str, Any], processes: int = 1) -> Job:
-    """Set a job up from the specification its parent sent; `processes` of the job share the threads."""
+    """Set a job up from the specification its parent sent; `processes` of the job share the machine's threads."""
     set_up_logging("training-job")
     correlation.begin(specification.get("traceparent"))
     config = CycleConfig.model_validate(specification["config"])

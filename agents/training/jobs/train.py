@@ -51,7 +51,7 @@ class AdapterUnchanged(RuntimeError):
 def main(specification: dict[str, Any], channel: Channel, ranks: Ranks | None = None) -> dict[str, Any]:
     """Train (or go on training) the cycle's adapter; returns its path, digest, privacy statement and figures."""
     ranks = ranks or Ranks()
-    job = open_job(specification, ranks.size)
+    job = open_job(specification, ranks.here)
     lease = Lease(**specification["lease"])
     with job.database.read() as connection:
         cycle = cycles.get(connection, job.cycle_id)

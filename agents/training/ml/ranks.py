@@ -21,10 +21,14 @@ _LOOPBACK: Final = "lo" if sys.platform == "linux" else "lo0"
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process's place among those that train together; alone, every call is its own answer."""
+    """This process's place among those that train together; alone, every call is its own answer.
+
+    here: how many of them run on this machine.
+    """
 
     rank: int = 0
     size: int = 1
+    here: int = 1
 
     @property
     def leads(self) -> bool:
@@ -69,6 +73,6 @@ def joined_ranks() -> Iterator[Ranks]:
     if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
-    yield Ranks(distributed.get_rank(), distributed.get_world_size())
+    yield Ranks(distributed.get_rank(), distributed.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]))
     # After an error the others may wait for this process for ever: torchrun ends them.
     distributed.destroy_process_group()

@@ -57,7 +57,12 @@ async def test_a_cycle_is_cancelled_in_any_state(
     monkeypatch.setattr(runners, "STAGES", dict.fromkeys(ON_THE_WAY, endless))
     cycle = cycle_in(database, state)
     context: Any = SimpleNamespace(
-        config=SimpleNamespace(lease_s=0.4, poll_s=0.05), database=database, holder="worker", trace=Untraced()
+        config=SimpleNamespace(lease_s=0.4, poll_s=0.05),
+        database=database,
+        holder="worker",
+        trace=Untraced(),
+        domain_holder=lambda _: "worker",
+        is_left_at_work=lambda _: False,
     )
     runner = CycleRunner(context)
     work = asyncio.create_task(runner.run_once())
@@ -81,7 +86,12 @@ def test_a_job_that_gets_further_each_time_is_not_given_up(database: Database) -
     from app.store import progress
 
     context: Any = SimpleNamespace(
-        config=SimpleNamespace(lease_s=1.0, poll_s=0.1), database=database, holder="worker", trace=Untraced()
+        config=SimpleNamespace(lease_s=1.0, poll_s=0.1),
+        database=database,
+        holder="worker",
+        trace=Untraced(),
+        domain_holder=lambda _: "worker",
+        is_left_at_work=lambda _: False,
     )
     runner = CycleRunner(context)
     cycle = cycle_in(database, CycleState.TRAINING)

@@ -36,7 +36,14 @@ async def test_a_cycle_stands_still_and_goes_on(database: Database, monkeypatch:
     stage = Stage()
     monkeypatch.setitem(runners.STAGES, CycleState.PROPOSED, stage)
     config = SimpleNamespace(lease_s=0.4, poll_s=0.05)
-    context: Any = SimpleNamespace(config=config, database=database, holder="worker", trace=Untraced())
+    context: Any = SimpleNamespace(
+        config=config,
+        database=database,
+        holder="worker",
+        trace=Untraced(),
+        domain_holder=lambda _: "worker",
+        is_left_at_work=lambda _: False,
+    )
     with database.write() as connection:
         cycle = cycles.open_cycle(
             connection, model_id="m", domain="d", trigger_type=TriggerType.MANUAL, requested_by="a", facts={}

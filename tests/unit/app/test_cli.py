@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from app import __version__
 from app.cli.main import cli, main
+from app.cli.output import emit
 from app.store import Database, approvals, cycles, progress
 from app.topics import REGISTRY
 from models.cycle import Cycle, CycleState, TriggerType
@@ -235,3 +236,18 @@ def test_a_database_that_is_away_is_one_line_and_exit_status_1(
     told = capsys.readouterr().err
     assert "did not answer" in told
     assert "hunter2" not in told
+
+
+def test_what_names_a_row_can_be_copied_from_a_narrow_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was folded over two lines, and `flywheel cycles show` needs it whole."""
+    monkeypatch.setenv("COLUMNS", "80")
+    row = {"cycle": "20261127-155354-094b2e"} | {f"column {n}": "some words of its own" for n in range(6)}
+    emit([row, row | {"cycle": "short"}], as_json=False)
+    told = capsys.readouterr().out
+    assert "20261127-155354-094b2e" in told
+    assert max(map(len, told.splitlines())) <= 80
+    long = "x" * 200
+    emit([row | {"cycle": long}], as_json=False)
+    assert capsys.readouterr().out.count("x") == 200, "nothing is cut off"

@@ -107,12 +107,13 @@ def test_256_partitions_over_64_workers_are_assigned_evenly_and_at_once() -> Non
     assert assignment(256, 60)["most"] - assignment(256, 60)["least"] == 1
 
 
-def test_what_moves_when_a_worker_leaves_is_told_of_both_assignors() -> None:
+def test_what_moves_when_a_worker_leaves_or_comes_is_told_of_both_assignors() -> None:
     found = assignment(256, 64)
-    assert found["must_move"] == 4
-    assert found["sticky_moved"] == 4
-    # Dealt anew: everybody after the one that left gets others.
-    assert found["moved"] > 64
+    assert found["moved"] == found["must_move"] == 4
+    assert found["moved_to_new"] == found["must_move_to_new"] == 3
+    # Dealt anew: everybody after the one that left, or came, gets others.
+    assert found["roundrobin_moved"] > 64
+    assert found["roundrobin_moved_to_new"] > 64
 
 
 def test_measured_figures_of_scale_stand_in_the_document() -> None:

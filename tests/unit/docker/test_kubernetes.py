@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
+import yaml
 from deployment import (
     DOCKER,
     SECRETS_AT,
@@ -372,3 +374,12 @@ def test_a_broken_seal_does_not_keep_evidence_out(documents: list[Document]) -> 
     """The audit engine is then not ready, and must go on taking entries."""
     (container,) = pods(documents)["audit-engine"]["spec"]["containers"]
     assert container["readinessProbe"]["httpGet"]["path"] == "/health/live"
+
+
+def test_the_alert_rules_are_applied_as_they_stand() -> None:
+    """By the script that the manual pipes into `kubectl apply`."""
+    printed = subprocess.run([DOCKER / "install" / "prometheus-rule.sh"], capture_output=True, text=True, check=True)
+    rule = yaml.safe_load(printed.stdout)
+    assert (rule["apiVersion"], rule["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((DOCKER / "prometheus" / "rules.yaml").read_text())
+    assert rule["spec"]["groups"]
