@@ -34,7 +34,7 @@ class Worker:
         web = system.settings.web.model_copy(update={"route_port": port})
         settings = system.settings.model_copy(update={"web": web})
         argv = (sys.executable, "-m", "app", "worker", "route")
-        program = Program(name, argv, env=to_environment(settings), stop_within=2 * STOP_WITHIN_S)
+        program = Program(name, argv, env=to_environment(settings) | system.environment, stop_within=2 * STOP_WITHIN_S)
         self.name = name
         self.url = f"http://{LOOPBACK}:{port}"
         self.process: ManagedProcess = system.stack.add(ManagedProcess(system.run, program))

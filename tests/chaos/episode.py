@@ -4,45 +4,66 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chaos.catalogue import FAULTS, Fault
-from chaos.site import Window, opened
+from chaos import checks
+from chaos.catalogue import drawn_faults, drawn_topology
+from chaos.fault import Fault
+from chaos.site import Site, Topology, Window, opened
 
 TELLINGS_A_FAULT = 5_000
 
 
-def drawn_faults(seed: int, count: int) -> list[Fault]:
-    """The faults of a seed: each kind once before any comes again."""
-    drawn = random.Random(seed)
-    faults: list[Fault] = []
-    while len(faults) < count:
-        faults += drawn.sample(FAULTS, len(FAULTS))
-    return faults[:count]
-
-
-def run(folder: Path, seed: int, count: int) -> dict[str, Any]:
+def run(
+    folder: Path,
+    seed: int,
+    count: int,
+    faults: Sequence[Fault] | None = None,
+    topology: Topology | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Run a seed with so many faults; its figures. Raises what failed, and tells what was done before.
 
+    `faults` and `topology` stand in for what the seed would draw; `environment` is added to that of workers.
     A failure is an `AssertionError` or pytest's `Failed`.
     """
     began = time.monotonic()
     drawn = random.Random(f"{seed} moments")
+    chosen = drawn_faults(seed, count) if faults is None else list(faults)
+    stands_on = topology or drawn_topology(seed, chosen)
     told: list[dict[str, Any]] = []
-    with opened(folder, seed, TELLINGS_A_FAULT * count, count) as site:
+    with opened(folder, seed, TELLINGS_A_FAULT * len(chosen), len(chosen), stands_on, environment or {}) as site:
         site.wait_back()
-        for fault in drawn_faults(seed, count):
-            time.sleep(drawn.uniform(0.5, 2.0))
-            site.stream.burst()
-            time.sleep(drawn.uniform(0.0, 0.3))
-            before, at = site.watch.now().committed, time.monotonic()
-            fault.act(site, drawn)
-            acted_s, back_s = time.monotonic() - at, site.wait_back()
-            now = site.watch.now()
-            now.committed = before
-            site.windows.append(Window(now, fault.repeats, fault.forgets))
-            told.append({"fault": fault.name, "acted_s": round(acted_s, 1), "back_s": round(back_s, 1)})
-            print(f"seed {seed}: {fault.name}: {acted_s:.1f} s, back after {back_s:.1f} s", flush=True)
-        figures = site.finish()
-    return {"seed": seed, "faults": told, **figures, "seconds": round(time.monotonic() - began)}
+        print(f"seed {seed}: on {stands_on}, at work after {time.monotonic() - began:.0f} s", flush=True)
+        for fault in chosen:
+            told.append({"fault": fault.name} | _strike(site, fault, drawn))
+            print(f"seed {seed}: {told[-1]}", flush=True)
+        figures = checks.finish(site)
+    where = {"brokers": stands_on.brokers, "database": stands_on.database}
+    return {"seed": seed, **where, "faults": told, **figures, "seconds": round(time.monotonic() - began)}
+
+
+def _strike(site: Site, fault: Fault, drawn: random.Random) -> dict[str, Any]:
+    """Do a fault while all have their hands full, and wait until they have again."""
+    missing = _missing(site, fault)
+    if missing:
+        return {"skipped": missing}
+    time.sleep(drawn.uniform(0.5, 2.0))
+    site.stream.burst()
+    site.reviewer.give_work()
+    time.sleep(drawn.uniform(0.0, 0.5))
+    before, at = site.watch.now().committed, time.monotonic()
+    fault.act(site, drawn)
+    acted_s, back_s = time.monotonic() - at, site.wait_back()
+    now = site.watch.now()
+    now.committed = before
+    site.windows.append(Window(now, fault.repeats, fault.forgets))
+    return {"acted_s": round(acted_s, 1), "back_s": round(back_s, 1)}
+
+
+def _missing(site: Site, fault: Fault) -> str:
+    """What the machine lacks for a fault; empty where it lacks nothing."""
+    lacks = {"collector": site.collector is None, "own disk": not site.disk.own}
+    return f"this machine has no {fault.needs}" if lacks.get(str(fault.needs), False) else ""
