@@ -10,19 +10,19 @@ from chaos import on_networks as networks
 from chaos import on_servers as servers
 from chaos import on_workers as workers
 from chaos.fault import Fault
-from chaos.on_workers import AUDIT, CURATION, POLICY, TRAINING
+from chaos.on_workers import AUDIT, CURATION, POLICY
 from chaos.site import Topology
 
 FAULTS = (
-    Fault("router killed (SIGKILL)", workers.router_killed, repeats=True),
-    Fault("router stopped (SIGTERM)", workers.router_stopped),
+    Fault("router killed (SIGKILL)", workers.killed_one(workers.routers), repeats=True),
+    Fault("router stopped (SIGTERM)", workers.stopped_one(workers.routers)),
     Fault("router frozen past its session (SIGSTOP)", workers.router_frozen, repeats=True),
     Fault("curation killed (SIGKILL)", workers.killed(CURATION)),
     Fault("curation stopped (SIGTERM)", workers.stopped(CURATION)),
     Fault("curation frozen past its session (SIGSTOP)", workers.frozen(CURATION)),
-    Fault("training worker killed (SIGKILL)", workers.killed(TRAINING)),
-    Fault("training worker stopped (SIGTERM)", workers.stopped(TRAINING)),
-    Fault("training worker frozen past its lease (SIGSTOP)", workers.frozen(TRAINING)),
+    Fault("training worker killed (SIGKILL)", workers.killed_one(workers.trainers)),
+    Fault("training worker stopped (SIGTERM)", workers.stopped_one(workers.trainers)),
+    Fault("training worker frozen past its lease (SIGSTOP)", workers.frozen_one(workers.trainers)),
     Fault("monitoring killed (SIGKILL)", workers.monitoring_killed),
     Fault("monitoring stopped (SIGTERM)", workers.monitoring_stopped),
     Fault("policy engine killed (SIGKILL)", workers.killed_for_long(POLICY)),
@@ -32,7 +32,7 @@ FAULTS = (
     Fault("audit engine frozen (SIGSTOP)", workers.frozen(AUDIT)),
     Fault("audit engine slow", networks.audit_slow),
     Fault("audit engine answers nonsense", networks.audit_nonsense),
-    Fault("collector killed (SIGKILL)", workers.collector_killed, needs="collector"),
+    Fault("collector killed (SIGKILL)", workers.collector_killed, repeats=True, needs="collector"),
     Fault("collector restarted", workers.collector_restarted, needs="collector"),
     Fault("one of three brokers killed (SIGKILL)", servers.one_broker_killed, repeats=True, needs="three brokers"),
     Fault("one of three brokers frozen (SIGSTOP)", servers.one_broker_frozen, repeats=True, needs="three brokers"),

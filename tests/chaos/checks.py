@@ -37,7 +37,7 @@ def finish(site: Site) -> Figures:
     site.watch.check()
     system, bootstrap = site.system, site.fleet.bootstrap
     must, may = _models(site, 2), _models(site, 1)
-    many = cycles.check(system, site.pipeline.database, must, may, site.reviewer.probes, bootstrap)
+    many = cycles.check(system, site.pipeline.database, must, may, site.reviewer.rounds, bootstrap)
     _check_chain(site)
     return {**_check_outputs(site, sent), "cycles": many, "counted": counted}
 
@@ -57,7 +57,7 @@ def _opened(site: Site) -> set[str]:
 
 def _check_examples(site: Site, sent: set[str]) -> None:
     found = Counter(event_id for event_id, _ in site.pipeline.stored())
-    wanted = Counter(site.traffic.examples | sent)
+    wanted = Counter(site.traffic.examples | sent | site.reviewer.asked)
     lost, more = wanted - found, found - wanted
     assert not lost, f"{len(lost)} examples are lost: {list(lost)[:3]}"
     assert not more, f"{len(more)} examples are too many: {list(more)[:3]}"

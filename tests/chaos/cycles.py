@@ -1,8 +1,8 @@
 """Cycles while faults fall: what the training worker is given to do, and that each step is told exactly once.
 
-Each model's cycle comes to wait for a reviewer (may its text go to a teacher?), who says no: the gate, the audit engine
-and the relay work, and nothing is trained. A probe is a cycle without examples: it must end by itself, so it shows
-that the training worker is at work.
+A model's cycle comes to wait for a reviewer (may its text go to a teacher?), who says no: the gate, the audit engine
+and the relay work, and nothing is trained. A probe is a cycle without examples, which ends by itself. At each fault
+one of either is opened, and who waits is answered, so the training worker has its hands full.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from fault_stream import read_all
 from systems import entries, wait_until
 
 from app.embedded.system import System
-from app.store import Database, approvals, cycles
+from app.store import Database, approvals, cycles, examples
 from app.store import tables as store
+from app.store.database import utc_now
 from models.cycle import TERMINAL_STATES, CycleState, TriggerType
+from models.event import Classification, Identity
+from models.example import Example, Lineage
 from policies.gate.bundle import REGO_ROOT
 
 TEACHER = "http://teacher.invalid/v1"
 CYCLES_TOPIC = "optimization-cycles"
-PROBE = "probe-"
+PROBE, ASKED = "probe-", "asked-"
 _ASKED = ["proposed", "preparing", "revising", "awaiting_approval", "rejected"]
 _PROBED = ["proposed", "preparing", "rejected"]
 
@@ -48,25 +51,32 @@ def settings(folder: Path) -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Reviewer:
-    """Opens probes, says no to what waits, and knows what must have been told."""
+    """Opens cycles, says no to what waits, and knows what must have been told."""
 
     database: Database
-    probes: int = 0
+    rounds: int = 0
 
     def give_work(self) -> None:
-        """Open a probe, and say no to every cycle that waits."""
-        with self.database.write() as connection:
-            opened = cycles.open_cycle(
-                connection,
-                model_id=f"{PROBE}{self.probes}",
-                domain="default",
-                trigger_type=TriggerType.MANUAL,
-                requested_by="requester",
-                facts={},
-            )
-            assert opened is not None
-            self.probes += 1
+        """Say no to every cycle that waits, and open a probe and a cycle of one example."""
         self.decide()
+        with self.database.write() as connection:
+            examples.insert(connection, [_example(f"{ASKED}{self.rounds}")])
+            for name in (PROBE, ASKED):
+                opened = cycles.open_cycle(
+                    connection,
+                    model_id=f"{name}{self.rounds}",
+                    domain="default",
+                    trigger_type=TriggerType.MANUAL,
+                    requested_by="requester",
+                    facts={},
+                )
+                assert opened is not None
+            self.rounds += 1
+
+    @property
+    def asked(self) -> set[str]:
+        """The events of the examples that it has put in the store."""
+        return {f"{ASKED}{number}" for number in range(self.rounds)}
 
     def decide(self) -> None:
         """Say no to every cycle that waits and has not been answered."""
@@ -101,10 +111,29 @@ class Reviewer:
             return int(connection.execute(query).scalar_one()) == 0
 
 
-def check(system: System, database: Database, must: set[str], may: set[str], probes: int, bootstrap: str) -> int:
-    """One cycle for each model and probe, and of each step one audit entry, in order; how many cycles there were.
+def _example(name: str) -> Example:
+    return Example(
+        example_id=name,
+        identity=Identity(service="test", id=name, fingerprint="0" * 32),
+        event_id=name,
+        classification=Classification.CONSTITUTIONAL_VIOLATION,
+        lineage=Lineage(topic="constitutional-violations", partition=0, offset=0),
+        domain="default",
+        model_id=name,
+        subject_token=None,
+        workload_id=None,
+        violation_type="harm",
+        compliance_score=0.1,
+        prompt=f"question of {name}",
+        response=f"answer to {name}",
+        created_at=utc_now(),
+    )
 
-    Models that `must` have had one, and others that `may`.
+
+def check(system: System, database: Database, must: set[str], may: set[str], rounds: int, bootstrap: str) -> int:
+    """One cycle for each model that `must` have one or `may`, and one audit entry of each step; how many cycles.
+
+    `rounds`: how often cycles were opened by hand.
     """
     with database.read() as connection:
         found = cycles.list_cycles(connection, limit=1000)
@@ -112,10 +141,10 @@ def check(system: System, database: Database, must: set[str], may: set[str], pro
         words = [f"approval-{row.approval_id}" for row in connection.execute(sa.select(store.approvals))]
         refused = connection.execute(sa.select(store.outbox).where(store.outbox.c.refusal.is_not(None))).all()
     assert not refused, f"the relay gave up {refused}"
-    probed = {f"{PROBE}{number}" for number in range(probes)}
+    by_hand = {f"{name}{number}" for number in range(rounds) for name in (PROBE, ASKED)}
     counted = Counter(cycle.model_id for cycle in found)
     assert max(counted.values()) == 1, f"a model has two cycles: {counted}"
-    assert must | probed <= counted.keys() <= may | probed, f"cycles differ: {counted.keys()}, must be {must}"
+    assert must | by_hand <= counted.keys() <= may | by_hand, f"cycles differ: {counted.keys()}, must be {must}"
     for cycle in found:
         assert cycle.state in TERMINAL_STATES
         states = [step["state"] for step in steps[cycle.cycle_id]]

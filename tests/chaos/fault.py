@@ -6,7 +6,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,9 +76,16 @@ def cut(links: list[Link], drawn: random.Random) -> None:
         for link in links:
             link.cut()
         time.sleep(drawn.uniform(0.05, 0.5))
+    with unreachable(links):
+        away(drawn)
+
+
+@contextmanager
+def unreachable(links: list[Link]) -> Iterator[None]:
+    """Have no connection over the links within the block."""
     for link in links:
         link.down = True
         link.cut()
-    away(drawn)
+    yield
     for link in links:
         link.down = False

@@ -15,11 +15,12 @@ _ROOM = 1024 * 1024
 
 
 def one_broker_killed(site: Site, drawn: random.Random) -> None:
-    """One of three is away for longer than its session, so others lead its partitions."""
+    """One of three is away, and work goes on without it: others lead its partitions once its session is over."""
     node = drawn.choice(site.brokers.nodes)
     node.kill()
+    site.fleet.wait_progress()
     away(drawn)
-    away(drawn)
+    site.fleet.wait_progress()
     node.start()
 
 

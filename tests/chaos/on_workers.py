@@ -3,34 +3,63 @@
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable
 
-from chaos.fault import Act, away, freeze, frozen_s
-from chaos.site import Site
+from faults import Worker
+from systems import wait_until
 
-CURATION, TRAINING = "worker-curate", "worker-train"
-POLICY, AUDIT = "policy-engine", "audit-engine"
+from chaos.fault import Act, away, freeze, frozen_s, unreachable
+from chaos.site import ROUTERS, Site
 
-
-def router_killed(site: Site, drawn: random.Random) -> None:
-    """kill -9 of one of the routers."""
-    worker = drawn.choice(site.fleet.running())
-    worker.kill()
-    worker.process.start()
-    worker.wait_ready()
+CURATION, POLICY, AUDIT = "worker-curate", "policy-engine", "audit-engine"
+SESSION_OVER_S = 30.0
+"""A session is 6 s; a busy machine takes its time."""
+Workers = Callable[[Site], list[Worker]]
 
 
-def router_stopped(site: Site, drawn: random.Random) -> None:
-    """SIGTERM: it ends by itself, in time, with code 0."""
-    worker = drawn.choice(site.fleet.running())
-    worker.ask_to_stop()
-    worker.wait_stopped()
-    worker.process.start()
-    worker.wait_ready()
+def killed_one(workers: Workers) -> Act:
+    """kill -9 of one of several workers, and its start."""
+
+    def act(site: Site, drawn: random.Random) -> None:
+        worker = drawn.choice(workers(site))
+        worker.kill()
+        worker.process.start()
+        worker.wait_ready()
+
+    return act
+
+
+def stopped_one(workers: Workers) -> Act:
+    """SIGTERM to one of several workers: it ends by itself, in time, with code 0. And its start."""
+
+    def act(site: Site, drawn: random.Random) -> None:
+        worker = drawn.choice(workers(site))
+        worker.ask_to_stop()
+        worker.wait_stopped()
+        worker.process.start()
+        worker.wait_ready()
+
+    return act
+
+
+def frozen_one(workers: Workers) -> Act:
+    """A zombie, which comes back when another has taken over what it had."""
+
+    def act(site: Site, drawn: random.Random) -> None:
+        freeze(drawn.choice(workers(site)).process, frozen_s(drawn))
+
+    return act
 
 
 def router_frozen(site: Site, drawn: random.Random) -> None:
-    """A zombie, which comes back when others have its partitions."""
-    freeze(drawn.choice(site.fleet.running()).process, frozen_s(drawn))
+    """A zombie, which comes back when the other router has its partitions."""
+    worker = drawn.choice(site.fleet.running())
+    worker.pause()
+    wait_until(lambda: len(site.fleet.members()) == ROUTERS - 1, "its partitions are given away", SESSION_OVER_S)
+    site.stream.burst()
+    time.sleep(drawn.uniform(0.0, 1.0))
+    worker.go_on()
 
 
 def killed(name: str) -> Act:
@@ -86,10 +115,11 @@ def monitoring_stopped(site: Site, _: random.Random) -> None:
 
 
 def collector_killed(site: Site, drawn: random.Random) -> None:
-    """kill -9 of the collector, which goes on with the queue on its disk."""
+    """kill -9 of the collector while Kafka is out of reach: what it has acknowledged lies in the queue on its disk."""
     assert site.collector is not None
-    site.collector.kill()
-    away(drawn)
+    with unreachable(site.brokers.links):
+        away(drawn)
+        site.collector.kill()
     site.collector.start()
 
 
@@ -98,3 +128,13 @@ def collector_restarted(site: Site, _: random.Random) -> None:
     assert site.collector is not None
     site.collector.stop()
     site.collector.start()
+
+
+def routers(site: Site) -> list[Worker]:
+    """The routing workers."""
+    return site.fleet.running()
+
+
+def trainers(site: Site) -> list[Worker]:
+    """The training workers."""
+    return site.trainers

@@ -14,11 +14,11 @@ import redis
 import sqlalchemy as sa
 from fault_stream import Seen, Stream, Watch
 from fault_traffic import Event, Traffic
-from faults import Fleet
+from faults import Fleet, Worker
 from pipelines import Pipeline
 from systems import running, wait_until
 
-from app.embedded.collector import CollectorServer, find_collector
+from app.embedded.collector import CONFIG_PATH, CollectorServer, find_collector
 from app.embedded.errors import ProgramMissing
 from app.embedded.postgres import PostgresServer
 from app.embedded.process import ManagedProcess
@@ -32,8 +32,10 @@ from chaos.collected import Collected
 from chaos.disk import Disk, small_disk
 from chaos.link import Link
 
-ROUTERS = 2
+ROUTERS = TRAINERS = 2
 MODELS = 8
+COLLECTOR_CONFIG = "FLYWHEEL_TEST_COLLECTOR_CONFIG"
+"""Names another configuration of the collector."""
 EXAMPLES_OF = ("constitutional_violation", "model_optimization_trigger")
 _SETTINGS: dict[str, dict[str, Any]] = {
     "pii": {"router": "off"},
@@ -110,6 +112,7 @@ class Site:
     pipeline: Pipeline
     traffic: Reviewed
     fleet: Fleet
+    trainers: list[Worker]
     watch: Watch
     stream: Stream
     reviewer: cycles.Reviewer
@@ -176,9 +179,12 @@ def opened(
         servers.callback(links.close)
         system.start_engines()
         collector = _collector(system)
-        system.start_workers([Role.CURATE, Role.TRAIN, Role.MONITOR])
+        trainers = [Worker(system, f"trainer-{number + 1}", Role.TRAIN) for number in range(TRAINERS)]
+        system.start_workers([Role.CURATE, Role.MONITOR])
         fleet = Fleet(system)
         fleet.start(ROUTERS)
+        for trainer in trainers:
+            trainer.wait_ready()
         traffic = Reviewed(tellings, seed)
         watch = Watch(fleet.bootstrap)
         stack.callback(watch.close)
@@ -191,7 +197,7 @@ def opened(
             collected.start()
         yield Site(
             system, brokers[0], postgres, collector, links, disk, pipeline,
-            traffic, fleet, watch, stream, reviewer, seen, collected,
+            traffic, fleet, trainers, watch, stream, reviewer, seen, collected,
         )  # fmt: skip
 
 
@@ -245,4 +251,6 @@ def _collector(system: System) -> CollectorServer | None:
         program = find_collector()
     except ProgramMissing:
         return None
-    return system.stack.add(CollectorServer(system.run, system.settings.kafka.bootstrap_servers, "real", program))
+    brokers = system.settings.kafka.bootstrap_servers
+    configs = (Path(system.environment.get(COLLECTOR_CONFIG, CONFIG_PATH)),)
+    return system.stack.add(CollectorServer(system.run, brokers, "real", program, configs))
