@@ -52,6 +52,7 @@ FAULTS = (
     Fault("network to PostgreSQL slow", networks.sql_slow, needs="postgresql"),
     Fault("network to PostgreSQL drops connections", networks.sql_cut, needs="postgresql"),
     Fault("disk full under SQLite", servers.disk_full, needs="own disk"),
+    Fault("clocks jump, forth and back", servers.clocks_jump, needs="libfaketime"),
 )
 
 

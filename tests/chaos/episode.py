@@ -11,7 +11,7 @@ from typing import Any
 from chaos import checks
 from chaos.catalogue import drawn_faults, drawn_topology
 from chaos.fault import Fault
-from chaos.site import Site, Topology, Window, opened
+from chaos.site import Reviewed, Site, Topology, Window, opened
 
 TELLINGS_A_FAULT = 5_000
 
@@ -34,7 +34,9 @@ def run(
     chosen = drawn_faults(seed, count) if faults is None else list(faults)
     stands_on = topology or drawn_topology(seed, chosen)
     told: list[dict[str, Any]] = []
-    with opened(folder, seed, TELLINGS_A_FAULT * len(chosen), len(chosen), stands_on, environment or {}) as site:
+    traffic = Reviewed(TELLINGS_A_FAULT * len(chosen), seed)
+    clocks = any(fault.needs == "libfaketime" for fault in chosen)
+    with opened(folder, traffic, len(chosen), stands_on, environment or {}, clocks=clocks) as site:
         site.wait_back()
         print(f"seed {seed}: on {stands_on}, at work after {time.monotonic() - began:.0f} s", flush=True)
         for fault in chosen:
@@ -65,5 +67,9 @@ def _strike(site: Site, fault: Fault, drawn: random.Random) -> dict[str, Any]:
 
 def _missing(site: Site, fault: Fault) -> str:
     """What the machine lacks for a fault; empty where it lacks nothing."""
-    lacks = {"collector": site.collector is None, "own disk": not site.disk.own}
+    lacks = {
+        "collector": site.collector is None,
+        "own disk": not site.disk.own,
+        "libfaketime": site.clock is None or not site.clock.own,
+    }
     return f"this machine has no {fault.needs}" if lacks.get(str(fault.needs), False) else ""

@@ -1,8 +1,9 @@
-"""Faults of brokers, Redis, PostgreSQL and the disk."""
+"""Faults of brokers, Redis, PostgreSQL, the disk and the clock."""
 
 from __future__ import annotations
 
 import random
+import time
 from itertools import count
 
 import redis
@@ -103,3 +104,12 @@ def disk_full(site: Site, drawn: random.Random) -> None:
     site.disk.fill()
     away(drawn)
     site.disk.clear()
+
+
+def clocks_jump(site: Site, drawn: random.Random) -> None:
+    """All workers' and engines' clock is set forth and back by some minutes, while leases are held."""
+    assert site.clock is not None
+    for _ in range(3):
+        site.clock.set(drawn.uniform(-300.0, 300.0))
+        time.sleep(drawn.uniform(1.5, 3.0))
+    site.clock.set(0.0)

@@ -28,6 +28,7 @@ from app.store.tables import examples
 from chaos import cycles, monitored
 from chaos.brokers import Brokers
 from chaos.checks import BACK_WITHIN_S
+from chaos.clocks import Clocks
 from chaos.collected import Collected
 from chaos.disk import Disk, small_disk
 from chaos.link import Link
@@ -109,6 +110,7 @@ class Site:
     collector: CollectorServer | None
     links: Links
     disk: Disk
+    clock: Clocks | None
     pipeline: Pipeline
     traffic: Reviewed
     fleet: Fleet
@@ -148,11 +150,12 @@ class Site:
 
 @contextmanager
 def opened(
-    folder: Path, seed: int, tellings: int, rounds: int, topology: Topology, environment: Mapping[str, str]
+    folder: Path, traffic: Reviewed, rounds: int, topology: Topology, environment: Mapping[str, str], *, clocks: bool
 ) -> Iterator[Site]:
-    """A site with everything at work and the stream under way. All of it ends with the block.
+    """A site with everything at work and the stream under way, which outlasts so many faults.
 
-    `environment` is added to that of workers and engines.
+    `environment` is added to that of workers and engines. With `clocks` they go by one that can be set, where there is
+    such. All of it ends with the block.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with ExitStack() as stack:
@@ -168,6 +171,9 @@ def opened(
         settings = {**_SETTINGS, **monitored.SETTINGS, **cycles.settings(folder)}
         settings["kafka"] = {"replication_factor": topology.brokers}
         system = stack.enter_context(running(folder, make, None, settings))
+        clock = Clocks(folder / "clock") if clocks else None
+        if clock is not None and clock.own:
+            system.environment.update(clock.environment())
         system.environment.update(environment)
         _put_on(system, disk.folder)
         postgres = system.stack.add(PostgresServer(system.run)) if topology.database == "postgresql" else None
@@ -185,7 +191,6 @@ def opened(
         fleet.start(ROUTERS)
         for trainer in trainers:
             trainer.wait_ready()
-        traffic = Reviewed(tellings, seed)
         watch = Watch(fleet.bootstrap)
         stack.callback(watch.close)
         stream = Stream(fleet.bootstrap, traffic.messages, rounds)
@@ -196,7 +201,7 @@ def opened(
         if collected:
             collected.start()
         yield Site(
-            system, brokers[0], postgres, collector, links, disk, pipeline,
+            system, brokers[0], postgres, collector, links, disk, clock, pipeline,
             traffic, fleet, trainers, watch, stream, reviewer, seen, collected,
         )  # fmt: skip
 
