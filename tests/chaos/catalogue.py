@@ -9,7 +9,7 @@ from itertools import islice
 from chaos import on_networks as networks
 from chaos import on_servers as servers
 from chaos import on_workers as workers
-from chaos.fault import Fault
+from chaos.fault import SILENT_S, Fault
 from chaos.on_workers import AUDIT, CURATION, POLICY
 from chaos.site import Topology
 
@@ -29,7 +29,7 @@ FAULTS = (
     Fault("policy engine slow", networks.policy_slow),
     Fault("policy engine answers nonsense", networks.policy_nonsense),
     Fault("audit engine killed (SIGKILL)", workers.killed_for_long(AUDIT)),
-    Fault("audit engine frozen (SIGSTOP)", workers.frozen(AUDIT)),
+    Fault("audit engine frozen (SIGSTOP)", workers.frozen(AUDIT, SILENT_S)),
     Fault("audit engine slow", networks.audit_slow),
     Fault("audit engine answers nonsense", networks.audit_nonsense),
     Fault("collector killed (SIGKILL)", workers.collector_killed, repeats=True, needs="collector"),

@@ -17,6 +17,8 @@ from chaos.site import Site
 
 FROZEN_S = (8.0, 11.0)
 """Longer than the consumers' session, and the training worker's lease, of 6 s."""
+SILENT_S = (11.0, 14.0)
+"""Longer than clients of the engines wait, 10 s."""
 AWAY_S = (2.0, 6.0)
 Act = Callable[[Site, random.Random], None]
 Need = Literal["three brokers", "postgresql", "collector", "own disk", "libfaketime"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app.embedded.errors import ProcessExited
 from chaos import results
 from chaos.catalogue import named
 from chaos.episode import run
@@ -56,7 +57,7 @@ def _run_one(mutant: Mutant, fault: str, digest: str) -> bool:
                     topology=mutant.topology,
                     environment=mutant.environment(Path(folder)),
                 )
-        except (AssertionError, pytest.fail.Exception) as error:
+        except (AssertionError, ProcessExited, pytest.fail.Exception) as error:
             how = " ".join(str(error).split())[:160].replace("|", "/")
             result |= {"noticed": True, "how": how}
     result["seconds"] = round(time.monotonic() - began)

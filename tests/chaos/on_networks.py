@@ -29,10 +29,13 @@ NONSENSE = (
 )
 """What a broken proxy, a wrong service or a half dead engine may say."""
 
+SLOW_S, TOO_SLOW_S = 0.4, 16.0
+"""How much an answer, or half of it, is held back at most; clients of the engines wait 10 s."""
+
 
 def redis_slow(site: Site, drawn: random.Random) -> None:
     """Every answer comes late."""
-    slow([site.links.redis], drawn, 0.4)
+    slow([site.links.redis], drawn, SLOW_S)
 
 
 def redis_cut(site: Site, drawn: random.Random) -> None:
@@ -42,7 +45,7 @@ def redis_cut(site: Site, drawn: random.Random) -> None:
 
 def kafka_slow(site: Site, drawn: random.Random) -> None:
     """Every answer comes late."""
-    slow(site.brokers.links, drawn, 0.4)
+    slow(site.brokers.links, drawn, SLOW_S)
 
 
 def kafka_cut(site: Site, drawn: random.Random) -> None:
@@ -52,7 +55,7 @@ def kafka_cut(site: Site, drawn: random.Random) -> None:
 
 def sql_slow(site: Site, drawn: random.Random) -> None:
     """Every answer comes late."""
-    slow([_sql(site)], drawn, 0.4)
+    slow([_sql(site)], drawn, SLOW_S)
 
 
 def sql_cut(site: Site, drawn: random.Random) -> None:
@@ -62,7 +65,7 @@ def sql_cut(site: Site, drawn: random.Random) -> None:
 
 def policy_slow(site: Site, drawn: random.Random) -> None:
     """Answers come late, some too late."""
-    slow([site.links.policy], drawn, 8.0)
+    slow([site.links.policy], drawn, TOO_SLOW_S)
 
 
 def policy_nonsense(site: Site, drawn: random.Random) -> None:
@@ -72,7 +75,7 @@ def policy_nonsense(site: Site, drawn: random.Random) -> None:
 
 def audit_slow(site: Site, drawn: random.Random) -> None:
     """Answers come late, some too late."""
-    slow([site.links.audit], drawn, 8.0)
+    slow([site.links.audit], drawn, TOO_SLOW_S)
 
 
 def audit_nonsense(site: Site, drawn: random.Random) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from faults import Worker
 from systems import wait_until
 
-from chaos.fault import Act, away, freeze, frozen_s, unreachable
+from chaos.fault import FROZEN_S, Act, away, freeze, frozen_s, unreachable
 from chaos.site import ROUTERS, Site
 
 CURATION, POLICY, AUDIT = "worker-curate", "policy-engine", "audit-engine"
@@ -93,11 +93,11 @@ def killed_for_long(name: str) -> Act:
     return act
 
 
-def frozen(name: str) -> Act:
+def frozen(name: str, for_s: tuple[float, float] = FROZEN_S) -> Act:
     """SIGSTOP of a process, for longer than its session or lease."""
 
     def act(site: Site, drawn: random.Random) -> None:
-        freeze(site.process(name), frozen_s(drawn))
+        freeze(site.process(name), drawn.uniform(*for_s))
 
     return act
 
