@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from chaos.at_start import AT_START
+
 _LIBRARY = "*/faketime/libfaketimeMT.so.1"
 
 
@@ -28,6 +30,7 @@ class Clocks:
     def environment(self) -> dict[str, str]:
         """The variables of a process that goes by it."""
         return {
+            **AT_START,
             "LD_PRELOAD": str(self._library),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_CACHE_DURATION": "1",

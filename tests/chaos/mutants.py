@@ -1,20 +1,19 @@
 """The system with a protection taken out: each time, a fault's seed must fail.
 
-Workers and engines are started with `mutation/sitecustomize.py`, which changes a module's text as it is loaded.
+Workers and engines are started with `at_start/sitecustomize.py`, which changes a module's text as it is loaded.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.embedded.collector import CONFIG_PATH
+from chaos.at_start import AT_START
 from chaos.site import COLLECTOR_CONFIG, Topology
 
-_FOLDER = Path(__file__).parent / "mutation"
 Change = tuple[str, str, str]
 
 
@@ -42,8 +41,7 @@ class Mutant:
 
     def environment(self, folder: Path) -> dict[str, str]:
         """What makes a process this mutant; `folder` takes what it reads."""
-        path = os.pathsep.join(filter(None, (str(_FOLDER), os.environ.get("PYTHONPATH", ""))))
-        variables = {"PYTHONPATH": path, "FLYWHEEL_TEST_MUTATION": json.dumps(self.changes), **self.variables}
+        variables = {**AT_START, "FLYWHEEL_TEST_MUTATION": json.dumps(self.changes), **self.variables}
         if self.collector is not None:
             changed = folder / "collector.yaml"
             changed.write_text(CONFIG_PATH.read_text().replace(*self.collector))

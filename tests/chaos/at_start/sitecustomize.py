@@ -1,6 +1,7 @@
-"""Python imports this at its start where this folder is on the path: the worker then runs with something taken out.
+"""Python imports this at its start where this folder is on the path.
 
-FLYWHEEL_TEST_MUTATION holds the changes as JSON: a list of [module, text, other text].
+FLYWHEEL_TEST_MUTATION holds changes of modules, so that a worker runs with something taken out, as JSON: a list of
+[module, text, other text].
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import select
 import sys
+import time
 from collections.abc import Sequence
 from types import CodeType, ModuleType
 
@@ -47,3 +50,6 @@ class _Finder:
 
 if _CHANGES:
     sys.meta_path.insert(0, _Finder)
+if "FAKETIME_TIMESTAMP_FILE" in os.environ:
+    # libfaketime takes the monotonic clock's absolute times, by which Python sleeps, for times of the clock it sets.
+    time.sleep = lambda secs: select.select((), (), (), secs) and None
