@@ -29,6 +29,7 @@ class Mutant:
         collector: a text of the collector's configuration, and another text.
         topology: what the site stands on.
         times: how often the fault falls; chance may have it miss the moment.
+        tests: of the unit tests, those that must fail as well: cheap, and not left to chance.
     """
 
     protection: str
@@ -38,6 +39,7 @@ class Mutant:
     collector: tuple[str, str] | None = None
     topology: Topology = field(default_factory=Topology)
     times: int = 2
+    tests: str = ""
 
     def environment(self, folder: Path) -> dict[str, str]:
         """What makes a process this mutant; `folder` takes what it reads."""
@@ -70,11 +72,13 @@ MUTANTS = (
         "offsets are committed after the work",
         ("router killed (SIGKILL)", "curation killed (SIGKILL)"),
         (_COMMIT_FIRST,),
+        tests="agents/test_consume.py",
     ),
     Mutant(
         "a worker that stops finishes the batch in hand",
         ("router stopped (SIGTERM)",),
         (("agents.consume", "drain_timeout_s: float = 10.0", "drain_timeout_s: float = 0.0"),),
+        tests="agents/test_consume.py",
     ),
     Mutant(
         "a worker that says nothing loses its partitions after 6 s",
@@ -86,6 +90,7 @@ MUTANTS = (
         "a lease runs out",
         ("training worker killed (SIGKILL)",),
         (("app.store.leases", "elif row.expires_at > now:", "elif row.expires_at > 0:"),),
+        tests="app/test_store_leases.py",
     ),
     Mutant(
         "a stage that was cut off is begun again",
@@ -101,17 +106,20 @@ MUTANTS = (
             ),
         ),
         times=3,
+        tests="agents/test_training_cancel.py",
     ),
     Mutant(
         "a cycle is changed by compare-and-set",
         ("training worker frozen past its lease (SIGSTOP)",),
         (("app.store.cycles", ", cycles.c.version == cycle.version)", ")"),),
         times=3,
+        tests="app/test_store_cycles.py",
     ),
     Mutant(
         "what was counted is remembered",
         ("monitoring killed (SIGKILL)", "monitoring stopped (SIGTERM)"),
         (("agents.monitoring.poll", "Position.parse(await self._cursors.load(self.name))", "Position()"),),
+        tests="agents/test_monitoring_poll.py",
     ),
     Mutant(
         "a cycle waits for the policy engine",
@@ -138,6 +146,7 @@ MUTANTS = (
 """,
             ),
         ),
+        tests="app/test_relay.py",
     ),
     Mutant(
         "only a receipt is a receipt",
@@ -152,6 +161,7 @@ MUTANTS = (
     if status in _REFUSALS:""",
             ),
         ),
+        tests="policies/test_clients.py",
     ),
     Mutant(
         "a decision takes effect once it is logged",
@@ -194,6 +204,7 @@ MUTANTS = (
         ("Redis killed, its data lost",),
         (("agents.routing.dedup", "except NoScriptError:", "except ZeroDivisionError:"),),
         times=1,
+        tests="agents/test_routing_dedup.py",
     ),
     Mutant(
         "a batch that the store did not take is stored again",

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from services import REPOSITORY
 
 from app.embedded.collector import CONFIG_PATH
 from chaos.catalogue import FAULTS
@@ -31,6 +32,7 @@ def test_a_mutant_changes_what_is_there_into_something_that_compiles(mutant: Mut
         source = Path(spec.origin).read_text()
         assert source.count(before) == 1, f"{module} holds it {source.count(before)} times: {before}"
         ast.parse(source.replace(before, after))
+    assert not mutant.tests or (REPOSITORY / "tests" / "unit" / mutant.tests).exists()
     if mutant.collector:
         assert CONFIG_PATH.read_text().count(mutant.collector[0]) > 0
 
