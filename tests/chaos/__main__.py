@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chaos import results
-from chaos.episode import run
+from chaos.episode import NotStarted, run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,6 +38,9 @@ def _run_one(seed: int, count: int, digest: str) -> bool:
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         try:
             result |= run(Path(folder), seed, count)
+        except NotStarted as error:  # no result: nothing was tested
+            print(f"seed {seed}: {error}", flush=True)
+            return False
         except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - whatever it was, it is the result
             result |= {"passed": False, "error": " ".join(str(error).split())[:200].replace("|", "/")}
     print(f"seed {seed}: {result}", flush=True)

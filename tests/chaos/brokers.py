@@ -27,6 +27,8 @@ class Node(KafkaBroker):
         heap_mb: Java heap in MiB.
     """
 
+    ready_within_s = 180.0  # three that start at once share the machine
+
     def __init__(self, run: RunDirectory, number: int, heap_mb: int) -> None:
         super().__init__(run, default_cache(os.environ), heap_mb, name=f"kafka-{number}")
         self.number = number

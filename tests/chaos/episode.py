@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from chaos import checks
 from chaos.catalogue import drawn_faults, drawn_topology
@@ -16,6 +19,10 @@ from chaos.site import Reviewed, Site, Topology, Window, opened
 TELLINGS_A_FAULT = 5_000
 
 
+class NotStarted(RuntimeError):
+    """Nothing was tested."""
+
+
 def run(
     folder: Path,
     seed: int,
@@ -23,11 +30,13 @@ def run(
     faults: Sequence[Fault] | None = None,
     topology: Topology | None = None,
     environment: Mapping[str, str] | None = None,
+    back_within_s: float = checks.BACK_WITHIN_S,
 ) -> dict[str, Any]:
     """Run a seed with so many faults; its figures. Raises what failed, and tells what was done before.
 
     `faults` and `topology` stand in for what the seed would draw; `environment` is added to that of workers.
-    A failure is an `AssertionError` or pytest's `Failed`.
+    A failure is an `AssertionError`, pytest's `Failed`, or `ProcessExited` of what ended by itself; `NotStarted` says
+    that no fault fell, for what was to be tested did not come to work.
     """
     began = time.monotonic()
     drawn = random.Random(f"{seed} moments")
@@ -36,18 +45,23 @@ def run(
     told: list[dict[str, Any]] = []
     traffic = Reviewed(TELLINGS_A_FAULT * len(chosen), seed)
     clocks = any(fault.needs == "libfaketime" for fault in chosen)
-    with opened(folder, traffic, len(chosen), stands_on, environment or {}, clocks=clocks) as site:
-        site.wait_back()
+    with ExitStack() as stack:
+        try:
+            opening = opened(folder, traffic, len(chosen), stands_on, environment or {}, clocks=clocks)
+            site = stack.enter_context(opening)
+            site.wait_back()
+        except (Exception, pytest.fail.Exception) as error:
+            raise NotStarted(f"what was to be tested did not come to work: {error}") from error
         print(f"seed {seed}: on {stands_on}, at work after {time.monotonic() - began:.0f} s", flush=True)
         for fault in chosen:
-            told.append({"fault": fault.name} | _strike(site, fault, drawn))
+            told.append({"fault": fault.name} | _strike(site, fault, drawn, back_within_s))
             print(f"seed {seed}: {told[-1]}", flush=True)
         figures = checks.finish(site)
     where = {"brokers": stands_on.brokers, "database": stands_on.database}
     return {"seed": seed, **where, "faults": told, **figures, "seconds": round(time.monotonic() - began)}
 
 
-def _strike(site: Site, fault: Fault, drawn: random.Random) -> dict[str, Any]:
+def _strike(site: Site, fault: Fault, drawn: random.Random, back_within_s: float) -> dict[str, Any]:
     """Do a fault while all have their hands full, and wait until they have again."""
     missing = _missing(site, fault)
     if missing:
@@ -58,7 +72,7 @@ def _strike(site: Site, fault: Fault, drawn: random.Random) -> dict[str, Any]:
     time.sleep(drawn.uniform(0.0, 0.5))
     before, at = site.watch.now().committed, time.monotonic()
     fault.act(site, drawn)
-    acted_s, back_s = time.monotonic() - at, site.wait_back()
+    acted_s, back_s = time.monotonic() - at, site.wait_back(back_within_s)
     now = site.watch.now()
     now.committed = before
     site.windows.append(Window(now, fault.repeats, fault.forgets))

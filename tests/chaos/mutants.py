@@ -202,7 +202,17 @@ MUTANTS = (
     Mutant(
         "a Redis that came back is told the script anew",
         ("Redis killed, its data lost",),
-        (("agents.routing.dedup", "except NoScriptError:", "except ZeroDivisionError:"),),
+        (
+            (
+                "agents.routing.dedup",
+                "            except NoScriptError:  # first use of this server, or it has restarted\n",
+                """            except NoScriptError:
+                if hasattr(self, "told"):
+                    raise
+                self.told = True
+""",
+            ),
+        ),
         times=1,
         tests="agents/test_routing_dedup.py",
     ),

@@ -27,7 +27,7 @@ from app.roles import Role
 from app.store.tables import examples
 from chaos import cycles, monitored
 from chaos.brokers import Brokers
-from chaos.checks import BACK_WITHIN_S
+from chaos.checks import WITHIN_S
 from chaos.clocks import Clocks
 from chaos.collected import Collected
 from chaos.disk import Disk, small_disk
@@ -130,21 +130,21 @@ class Site:
         """A client of Redis that does not go through the link."""
         return redis.Redis.from_url(self.system.stack.redis.url, socket_timeout=5)
 
-    def wait_back(self) -> float:
+    def wait_back(self, within_s: float = WITHIN_S) -> float:
         """Wait until every worker is seen at work again; how long that took, in seconds."""
         began = time.monotonic()
         self.fleet.wait_shared(ROUTERS)
         self.fleet.wait_progress()
         before = self.pipeline.count(sa.select(examples))
         wait_until(lambda: self.pipeline.count(sa.select(examples)) > before, "curation stores examples again")
-        self.reviewer.wait_settled(2 * BACK_WITHIN_S)
-        self.monitored.wait_progress(2 * BACK_WITHIN_S)
+        self.reviewer.wait_settled(WITHIN_S)
+        self.monitored.wait_progress(WITHIN_S)
         if self.collected:
             self.collected.wait_progress()
         took = time.monotonic() - began
         self.system.check()
         assert self.stream.sent < self.stream.total, "the stream ended during the fault: nothing was tested"
-        assert took <= BACK_WITHIN_S, f"the workers were back after {took:.0f} s"
+        assert took <= within_s, f"the workers were back after {took:.0f} s"
         return took
 
 

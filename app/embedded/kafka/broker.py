@@ -39,6 +39,8 @@ class KafkaBroker(Server):
     kind = "kafka"
     declares_topics = True
     """Whether an admin client can create topics."""
+    ready_within_s = 60.0
+    """How long a start may take."""
     _format_options: tuple[str, ...] = ()
     """Further arguments for the tool that formats the disk."""
 
@@ -69,7 +71,8 @@ class KafkaBroker(Server):
         heap = (f"-Xms{min(256, self._heap_mb)}m", f"-Xmx{self._heap_mb}m")
         argv = (base[0], *heap, "-XX:+UseSerialGC", *base[3:], "kafka.Kafka", str(properties))
         ready = log_shows("Kafka Server started")
-        program = Program(self.name, argv, cwd=self._folder, ready=ready, ready_within=60.0, stop_within=20.0)
+        within = self.ready_within_s
+        program = Program(self.name, argv, cwd=self._folder, ready=ready, ready_within=within, stop_within=20.0)
         process = ManagedProcess(self._run, program)
         process.start()
         self._ports = ports
