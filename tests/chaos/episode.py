@@ -54,10 +54,13 @@ def run(
             raise NotStarted(f"what was to be tested did not come to work: {error}") from error
         print(f"seed {seed}: on {stands_on}, at work after {time.monotonic() - began:.0f} s", flush=True)
         for fault in chosen:
-            told.append({"fault": fault.name} | _strike(site, fault, drawn, back_within_s))
+            try:
+                told.append({"fault": fault.name} | _strike(site, fault, drawn, back_within_s))
+            except (AssertionError, pytest.fail.Exception) as error:
+                raise AssertionError(f"{fault.name}: {error}") from error
             print(f"seed {seed}: {told[-1]}", flush=True)
         figures = checks.finish(site)
-    where = {"brokers": stands_on.brokers, "database": stands_on.database}
+    where = {"brokers": stands_on.brokers, "database": stands_on.database, "back_within_s": back_within_s}
     return {"seed": seed, **where, "faults": told, **figures, "seconds": round(time.monotonic() - began)}
 
 
