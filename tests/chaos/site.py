@@ -40,7 +40,7 @@ COLLECTOR_CONFIG = "FLYWHEEL_TEST_COLLECTOR_CONFIG"
 EXAMPLES_OF = ("constitutional_violation", "model_optimization_trigger")
 _SETTINGS: dict[str, dict[str, Any]] = {
     "pii": {"router": "off"},
-    "curation": {"min_examples": 50, "settle_s": 2.0, "cooldown_s": 3600.0},
+    "curation": {"min_examples": 50, "settle_s": 2.0, "cooldown_s": 3600.0, "held_out_share": 0.0},
 }
 
 
