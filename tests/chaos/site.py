@@ -35,6 +35,8 @@ from chaos.link import Link
 
 ROUTERS = TRAINERS = 2
 MODELS = 8
+START_WITHIN_S = 180.0
+"""A busy machine takes its time."""
 COLLECTOR_CONFIG = "FLYWHEEL_TEST_COLLECTOR_CONFIG"
 """Names another configuration of the collector."""
 EXAMPLES_OF = ("constitutional_violation", "model_optimization_trigger")
@@ -268,4 +270,6 @@ def _collector(system: System) -> CollectorServer | None:
         return None
     brokers = system.settings.kafka.bootstrap_servers
     configs = (Path(system.environment.get(COLLECTOR_CONFIG, CONFIG_PATH)),)
-    return system.stack.add(CollectorServer(system.run, brokers, "real", program, configs))
+    server = CollectorServer(system.run, brokers, "real", program, configs)
+    server.ready_within_s = START_WITHIN_S
+    return system.stack.add(server)
