@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from chaos import checks
+from chaos.at_start import Change, changed
 from chaos.catalogue import drawn_faults, drawn_topology
 from chaos.fault import Fault
-from chaos.site import Reviewed, Site, Topology, Window, opened
+from chaos.site import NO_MODEL, Reviewed, Site, Topology, Window, opened
 
 TELLINGS_A_FAULT = 5_000
 
@@ -30,11 +31,13 @@ def run(
     faults: Sequence[Fault] | None = None,
     topology: Topology | None = None,
     environment: Mapping[str, str] | None = None,
+    changes: Sequence[Change] = (),
     back_within_s: float = checks.BACK_WITHIN_S,
 ) -> dict[str, Any]:
     """Run a seed with so many faults; its figures. Raises what failed, and tells what was done before.
 
-    `faults` and `topology` stand in for what the seed would draw; `environment` is added to that of workers.
+    `faults` and `topology` stand in for what the seed would draw; `environment` and `changes` are those of workers and
+    engines.
     A failure is an `AssertionError`, pytest's `Failed`, or `ProcessExited` of what ended by itself; `NotStarted` says
     that no fault fell, for what was to be tested did not come to work.
     """
@@ -47,8 +50,8 @@ def run(
     clocks = any(fault.needs == "libfaketime" for fault in chosen)
     with ExitStack() as stack:
         try:
-            opening = opened(folder, traffic, len(chosen), stands_on, environment or {}, clocks=clocks)
-            site = stack.enter_context(opening)
+            variables = {**(environment or {}), **changed([NO_MODEL, *changes])}
+            site = stack.enter_context(opened(folder, traffic, len(chosen), stands_on, variables, clocks=clocks))
             site.wait_back()
         except (Exception, pytest.fail.Exception) as error:
             raise NotStarted(f"what was to be tested did not come to work: {error}") from error

@@ -5,16 +5,13 @@ Workers and engines are started with `at_start/sitecustomize.py`, which changes 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.embedded.collector import CONFIG_PATH
-from chaos.at_start import AT_START
+from chaos.at_start import Change
 from chaos.site import COLLECTOR_CONFIG, Topology
-
-Change = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -42,13 +39,12 @@ class Mutant:
     tests: str = ""
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """What makes a process this mutant; `folder` takes what it reads."""
-        variables = {**AT_START, "FLYWHEEL_TEST_MUTATION": json.dumps(self.changes), **self.variables}
-        if self.collector is not None:
-            changed = folder / "collector.yaml"
-            changed.write_text(CONFIG_PATH.read_text().replace(*self.collector))
-            variables[COLLECTOR_CONFIG] = str(changed)
-        return variables
+        """Further variables of its processes; `folder` takes what they read."""
+        if self.collector is None:
+            return dict(self.variables)
+        other = folder / "collector.yaml"
+        other.write_text(CONFIG_PATH.read_text().replace(*self.collector))
+        return {**self.variables, COLLECTOR_CONFIG: str(other)}
 
 
 _COMMIT_FIRST: Change = (

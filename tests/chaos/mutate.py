@@ -20,6 +20,7 @@ from services import REPOSITORY
 
 from app.embedded.errors import ProcessExited
 from chaos import results
+from chaos.at_start import changed
 from chaos.catalogue import named
 from chaos.episode import run
 from chaos.mutants import MUTANTS, Mutant
@@ -78,6 +79,7 @@ def _by_fault(mutant: Mutant, fault: str, folder: Path) -> str | None:
                 faults=[named(fault)] * mutant.times,
                 topology=mutant.topology,
                 environment=mutant.environment(folder),
+                changes=mutant.changes,
             )
         except (AssertionError, ProcessExited, pytest.fail.Exception) as error:
             return " ".join(str(error).split())[:160].replace("|", "/")
@@ -87,7 +89,7 @@ def _by_fault(mutant: Mutant, fault: str, folder: Path) -> str | None:
 def _by_tests(mutant: Mutant, tests: str, folder: Path) -> str | None:
     """The first test that failed; None where none did."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/unit/{tests}"]
-    environment = {**os.environ, **mutant.environment(folder)}
+    environment = {**os.environ, **mutant.environment(folder), **changed(mutant.changes)}
     done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
     return failed[0].split(" ")[1].rpartition("::")[2] if done.returncode == 1 and failed else None

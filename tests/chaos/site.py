@@ -26,6 +26,7 @@ from app.embedded.system import System
 from app.roles import Role
 from app.store.tables import examples
 from chaos import cycles, monitored
+from chaos.at_start import Change
 from chaos.brokers import Brokers
 from chaos.checks import WITHIN_S
 from chaos.clocks import Clocks
@@ -40,6 +41,12 @@ START_WITHIN_S = 180.0
 COLLECTOR_CONFIG = "FLYWHEEL_TEST_COLLECTOR_CONFIG"
 """Names another configuration of the collector."""
 EXAMPLES_OF = ("constitutional_violation", "model_optimization_trigger")
+NO_MODEL: Change = (
+    "policies.engine.decisions",
+    "await anyio.to_thread.run_sync(PolicyEvaluator.load, self.constitution, self.config)",
+    "__import__('types').SimpleNamespace(evaluate=lambda texts: [], report='no model')",
+)
+"""The policy engine's model takes up to minutes to load, and no text is judged here."""
 _SETTINGS: dict[str, dict[str, Any]] = {
     "pii": {"router": "off"},
     "curation": {"min_examples": 50, "settle_s": 2.0, "cooldown_s": 3600.0, "held_out_share": 0.0},

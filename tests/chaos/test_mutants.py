@@ -13,8 +13,10 @@ import pytest
 from services import REPOSITORY
 
 from app.embedded.collector import CONFIG_PATH
+from chaos.at_start import changed
 from chaos.catalogue import FAULTS
 from chaos.mutants import MUTANTS, Mutant
+from chaos.site import NO_MODEL
 
 
 def name(mutant: Mutant) -> str:
@@ -25,7 +27,7 @@ def name(mutant: Mutant) -> str:
 def test_a_mutant_changes_what_is_there_into_something_that_compiles(mutant: Mutant) -> None:
     assert mutant.changes or mutant.variables or mutant.collector
     assert set(mutant.faults) <= {fault.name for fault in FAULTS}
-    for module, before, after in mutant.changes:
+    for module, before, after in (*mutant.changes, NO_MODEL):
         spec = importlib.util.find_spec(module)
         assert spec is not None
         assert spec.origin is not None
@@ -37,7 +39,7 @@ def test_a_mutant_changes_what_is_there_into_something_that_compiles(mutant: Mut
         assert CONFIG_PATH.read_text().count(mutant.collector[0]) > 0
 
 
-def test_a_process_runs_the_changed_module(tmp_path: Path) -> None:
+def test_a_process_runs_the_changed_module() -> None:
     (mutant,) = (one for one in MUTANTS if "finishes the batch in hand" in one.protection)
     program = "from agents.consume import ConsumeConfig; print(ConsumeConfig().drain_timeout_s)"
     command = [sys.executable, "-c", program]
@@ -45,6 +47,6 @@ def test_a_process_runs_the_changed_module(tmp_path: Path) -> None:
         subprocess.run(
             command, env={**os.environ, **more}, capture_output=True, text=True, check=True, timeout=60
         ).stdout.strip()
-        for more in ({}, mutant.environment(tmp_path))
+        for more in ({}, changed(mutant.changes))
     ]
     assert told == ["10.0", "0.0"]
