@@ -29,6 +29,8 @@ WITHIN_S = 180.0
 def finish(site: Site) -> Figures:
     """Let the rest flow, and check every invariant; the figures of what came out more than once."""
     sent = site.collected.finish() if site.collected else set()
+    through = sa.select(examples).where(examples.c.model_id == collected.MODEL)
+    wait_until(lambda: site.pipeline.count(through) >= len(sent), "what the collector took is stored", WITHIN_S)
     site.stream.finish()
     site.watch.wait_done()
     wait_until(lambda: lag(site.fleet.bootstrap, "flywheel-curate", CURATED) == 0, "curation has taken everything")
