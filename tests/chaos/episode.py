@@ -18,6 +18,8 @@ from chaos.fault import Fault
 from chaos.site import NO_MODEL, Reviewed, Site, Topology, Window, opened
 
 TELLINGS_A_FAULT = 5_000
+PATIENCE = 2
+"""How much longer than planned for its faults the stream lasts before it is a trickle, which shows nobody at work."""
 
 
 class NotStarted(RuntimeError):
@@ -51,7 +53,8 @@ def run(
     with ExitStack() as stack:
         try:
             variables = {**(environment or {}), **changed([NO_MODEL, *changes])}
-            site = stack.enter_context(opened(folder, traffic, len(chosen), stands_on, variables, clocks=clocks))
+            rounds = PATIENCE * len(chosen)
+            site = stack.enter_context(opened(folder, traffic, rounds, stands_on, variables, clocks=clocks))
             site.wait_back()
         except (Exception, pytest.fail.Exception) as error:
             raise NotStarted(f"what was to be tested did not come to work: {error}") from error
@@ -78,11 +81,12 @@ def _strike(site: Site, fault: Fault, drawn: random.Random, back_within_s: float
     time.sleep(drawn.uniform(0.0, 0.5))
     before, at = site.watch.now().committed, time.monotonic()
     fault.act(site, drawn)
-    acted_s, back_s = time.monotonic() - at, site.wait_back(back_within_s)
+    acted_s = time.monotonic() - at
+    back_s, last = site.wait_back(back_within_s)
     now = site.watch.now()
     now.committed = before
     site.windows.append(Window(now, fault.repeats, fault.forgets))
-    return {"acted_s": round(acted_s, 1), "back_s": round(back_s, 1)}
+    return {"acted_s": round(acted_s, 1), "back_s": back_s, "last": last}
 
 
 def _missing(site: Site, fault: Fault) -> str:
