@@ -13,6 +13,7 @@ from fault_traffic import DEAD_LETTERS, NUMBER_HEADER, TOPICS, Judge
 from pipelines import CURATED
 from systems import lag, wait_until
 
+from app.store.tables import cycles as opened
 from app.store.tables import examples
 from chaos import collected, cycles
 
@@ -35,29 +36,28 @@ def finish(site: Site) -> Figures:
     site.watch.wait_done()
     wait_until(lambda: lag(site.fleet.bootstrap, "flywheel-curate", CURATED) == 0, "curation has taken everything")
     _check_examples(site, sent)
-    wait_until(lambda: _models(site, 2) <= _opened(site), "cycles open for all models", WITHIN_S)
+    wait_until(lambda: _models(site) <= _opened(site), "cycles open for all models", WITHIN_S)
     site.reviewer.end_all(WITHIN_S)
     counted = site.monitored.check(WITHIN_S)
     site.fleet.stop()
     site.watch.check()
     system, bootstrap = site.system, site.fleet.bootstrap
-    must, may = _models(site, 2), _models(site, 1)
-    many = cycles.check(system, site.pipeline.database, must, may, site.reviewer.rounds, bootstrap)
+    many = cycles.check(system, site.pipeline.database, _models(site), site.reviewer.rounds, bootstrap)
     _check_chain(site)
     return {**_check_outputs(site, sent), "cycles": many, "counted": counted}
 
 
-def _models(site: Site, times: int) -> set[str]:
-    """The models with so many times the examples that may open a cycle; with twice as many, it needs no pause."""
+def _models(site: Site) -> set[str]:
+    """The models with examples enough for a cycle, which opens at the latest when no more come."""
     query = sa.select(examples.c.model_id, sa.func.count()).group_by(examples.c.model_id)
     with site.pipeline.database.read() as connection:
         rows = connection.execute(query).all()
-    return {str(model) for model, count in rows if count >= times * site.system.settings.curation.min_examples}
+    return {str(model) for model, count in rows if count >= site.system.settings.curation.min_examples}
 
 
 def _opened(site: Site) -> set[str]:
     with site.pipeline.database.read() as connection:
-        return {str(row.model_id) for row in connection.execute(sa.select(cycles.store.cycles.c.model_id))}
+        return {str(row.model_id) for row in connection.execute(sa.select(opened.c.model_id))}
 
 
 def _check_examples(site: Site, sent: set[str]) -> None:
