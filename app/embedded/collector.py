@@ -112,9 +112,6 @@ class CollectorServer(Server):
         ready = http_ok(f"http://{self._address('health')}/")
         within = self.ready_within_s
         program = Program("collector", argv, env=self.environment(), ready=ready, ready_within=within, stop_within=30.0)
-        ready = http_ok(f"http://{self._address('health')}/")
-        within = self.ready_within_s
-        program = Program("collector", argv, env=self.environment(), ready=ready, ready_within=within, stop_within=30.0)
         process = ManagedProcess(self._run, program)
         process.start()
         return process
