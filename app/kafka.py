@@ -60,6 +60,15 @@ def make_producer(
     return producer
 
 
+def make_relay_producer(settings: Settings, latency: ClientLatency | None = None) -> AIOKafkaProducer:
+    """A producer for records that are sent one after another, each again until it is acknowledged.
+
+    Not an idempotent one: a record that it gave up while no broker answered would leave a gap in its sequence, and no
+    record that followed would be taken, for ever (aiokafka 0.14).
+    """
+    return make_producer(settings, linger_ms=5, idempotent=False, latency=latency)
+
+
 def make_transactional_producer(
     settings: Settings, transactional_id: str, timeout_s: int, *, linger_ms: int
 ) -> AIOKafkaProducer:

@@ -34,7 +34,7 @@ from app import wiring
 from app.cluster import check_cluster, cluster_jobs
 from app.compute import gpu_count, memory_gb
 from app.gate import Gate, open_gate
-from app.kafka import make_producer
+from app.kafka import make_relay_producer
 from app.lanes import Lanes
 from app.live import LiveCopier
 from app.redis import make_redis
@@ -375,7 +375,7 @@ def _add_relay(app: faust.App, settings: Settings, state: WorkerState) -> None:
     @app.task
     async def relay() -> None:
         database = await asyncio.to_thread(lambda: state.database)
-        producer = make_producer(settings, linger_ms=5, latency=state.latency)
+        producer = make_relay_producer(settings, state.latency)
         audit = wiring.audit_client(settings)
         outlet = wiring.AuditOutlet(audit, settings.constitution.hash)
         await producer.start()

@@ -202,7 +202,8 @@ def configuration(table: PiiTable) -> dict[str, Any]:
 
 def _kafka() -> dict[str, Any]:
     return {
-        "brokers": ["${env:KAFKA_BROKERS:-127.0.0.1:9092}"],
+        # A text, which the collector splits at commas: as the one item of a list it would be a single host.
+        "brokers": "${env:KAFKA_BROKERS:-127.0.0.1:9092}",
         "protocol_version": "${env:KAFKA_PROTOCOL_VERSION:-2.8.0}",
         "client_id": "otelcol-flywheel",
         # Whole batches: one message a trace would take the router's batches away.

@@ -27,14 +27,14 @@ STOP_WITHIN_S = 15.0
 
 
 class Worker:
-    """One `flywheel worker route` with a web port of its own."""
+    """One `flywheel worker` (`route`, where not told otherwise) with a web port of its own."""
 
-    def __init__(self, system: System, name: str) -> None:
+    def __init__(self, system: System, name: str, role: Role = Role.ROUTE) -> None:
         port = free_port()
-        web = system.settings.web.model_copy(update={"route_port": port})
+        web = system.settings.web.model_copy(update={f"{role.value}_port": port})
         settings = system.settings.model_copy(update={"web": web})
-        argv = (sys.executable, "-m", "app", "worker", "route")
-        program = Program(name, argv, env=to_environment(settings), stop_within=2 * STOP_WITHIN_S)
+        argv = (sys.executable, "-m", "app", "worker", role.value)
+        program = Program(name, argv, env=to_environment(settings) | system.environment, stop_within=2 * STOP_WITHIN_S)
         self.name = name
         self.url = f"http://{LOOPBACK}:{port}"
         self.process: ManagedProcess = system.stack.add(ManagedProcess(system.run, program))

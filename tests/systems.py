@@ -23,6 +23,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from services import REPOSITORY, unavailable
 
 from app.embedded.errors import ProgramMissing
+from app.embedded.kafka import KafkaBroker
 from app.embedded.kafka.jars import default_cache
 from app.embedded.run_directory import RunDirectory
 from app.embedded.stack import BrokerKind
@@ -36,6 +37,7 @@ WITHIN_S = 120.0
 OUTPUTS = tuple(spec.name for spec in REGISTRY if spec.name != "otel-audit-events")
 Record: TypeAlias = "ConsumerRecord[bytes | None, bytes | None]"
 Changes = Mapping[str, Mapping[str, Any]]
+MakeBroker = Callable[[RunDirectory], KafkaBroker]
 
 
 def wait_until(condition: Callable[[], object], what: str, within_s: float = WITHIN_S) -> None:
@@ -48,10 +50,18 @@ def wait_until(condition: Callable[[], object], what: str, within_s: float = WIT
 
 
 @contextmanager
-def running(folder: Path, broker: BrokerKind, database_url: str | None, changes: Changes) -> Iterator[System]:
-    """A system of its own with broker and Redis started, and nothing else yet. All of it ends with the block."""
+def running(
+    folder: Path, broker: BrokerKind | MakeBroker, database_url: str | None, changes: Changes
+) -> Iterator[System]:
+    """A system of its own with broker and Redis started, and nothing else yet. All of it ends with the block.
+
+    `broker` may make one of its own.
+    """
+    kind: BrokerKind = "real" if callable(broker) else broker
     with RunDirectory.create(folder / "run") as run:
-        system = System(run, Settings(), broker, default_cache(os.environ), private=True)
+        system = System(run, Settings(), kind, default_cache(os.environ), private=True)
+        if callable(broker):
+            system.stack.broker = broker(run)
         if database_url is not None:
             system.change({"database": {"url": database_url}})
         try:

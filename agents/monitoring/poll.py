@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from agents.monitoring.fetch import Fetch, Page
+from agents.monitoring.fetch import Fetch, FetchFailed, Page
 from agents.monitoring.metrics import FlywheelMetrics
 
 MAX_PAGES = 200
@@ -95,13 +95,22 @@ class SourcePoller(Generic[Item]):
         self._saved: Position | None = None
 
     async def poll(self) -> int:
-        """Count what is new and return how much it was. Raises FetchFailed, PositionUnreadable, the store's errors."""
+        """Count what is new and return how much it was.
+
+        Raises FetchFailed (also where a service that told cursors tells none), PositionUnreadable, the store's errors.
+        """
         if self._position is None:
             self._position = self._saved = Position.parse(await self._cursors.load(self.name))
         counted = 0
         for _ in range(MAX_PAGES):
             before = self._position
             page = await self._fetch(before.cursor)
+            if page.cursor is None and before.cursor is not None:
+                # A proxy's or a half dead service's list. Believed, it makes us forget the position and count anew.
+                raise FetchFailed(
+                    f"{self.name} were listed without a cursor, which the service told before; if another service has "
+                    f"taken its place, remove the position {self.name!r} to count from the start"
+                )
             counted += self._take(page)
             if self._position != self._saved:
                 await self._cursors.save(self.name, self._position.dump())

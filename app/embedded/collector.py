@@ -49,6 +49,9 @@ class CollectorServer(Server):
         settings: further variables that the configuration reads.
     """
 
+    ready_within_s = 90.0
+    """How long a start may take: it compiles its statements first, some seconds of CPU, and more on a busy machine."""
+
     def __init__(
         self,
         run: RunDirectory,
@@ -107,8 +110,8 @@ class CollectorServer(Server):
         configs = (part for path in self._configs for part in ("--config", str(path)))
         argv = (str(self._program or find_collector()), *configs)
         ready = http_ok(f"http://{self._address('health')}/")
-        # It compiles its statements before it answers: some seconds of CPU, and more by the clock on a busy machine.
-        program = Program("collector", argv, env=self.environment(), ready=ready, ready_within=90.0, stop_within=30.0)
+        within = self.ready_within_s
+        program = Program("collector", argv, env=self.environment(), ready=ready, ready_within=within, stop_within=30.0)
         process = ManagedProcess(self._run, program)
         process.start()
         return process

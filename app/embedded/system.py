@@ -45,6 +45,8 @@ class System:
         self.stack = Stack(run, broker=broker, cache=cache)
         self.settings = _addressed(settings, run.data if private else None)
         self.processes: dict[str, ManagedProcess] = {}
+        self.environment: dict[str, str] = {}
+        """Further variables of engines and workers."""
 
     def start_stores(self) -> None:
         """Start broker and Redis; raises `app.embedded.errors.EmbeddedError`."""
@@ -97,7 +99,7 @@ class System:
         program = Program(
             name,
             (sys.executable, "-m", "app", *arguments),
-            env=THREAD_WAIT | to_environment(self.settings),
+            env=THREAD_WAIT | to_environment(self.settings) | self.environment,
             stop_within=20.0,
         )
         self.processes[name] = self.stack.add(ManagedProcess(self.run, program))

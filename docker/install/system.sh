@@ -4,7 +4,7 @@
 # Usage: system.sh demo|test
 #   demo  a Python 3.11 to 3.13 that can make virtual environments; broker and Redis come in wheels
 #   test  also Redis, PostgreSQL, Java and Maven (for Apache Kafka), Prometheus with promtool, chromium (for the
-#         pages), shellcheck
+#         pages), shellcheck, libfaketime (for clocks that jump)
 #
 # Debian's packages start their own Redis, PostgreSQL and Prometheus on the usual ports; nothing here uses those.
 #
@@ -56,6 +56,7 @@ missing() {
     has promtool || echo prometheus
     has chromium || echo chromium
     has shellcheck || echo shellcheck
+    has faketime || echo faketime
   fi
 }
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from chaos import results
-from chaos.episode import run
+from chaos.checks import BACK_WITHIN_S
+from chaos.episode import NotStarted, run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds must have a result (default 5)")
     parser.add_argument("--first", type=int, default=1, help="the first of them (default 1)")
     parser.add_argument("--faults", type=int, default=8, help="faults a seed (default 8)")
+    parser.add_argument(
+        "--back-within", type=float, default=BACK_WITHIN_S, help="by when all must be at work again, in s (default 60)"
+    )
     asked = parser.parse_args(arguments)
     digest = results.code_digest()
     wanted = range(asked.first, asked.first + asked.seeds)
@@ -27,17 +31,20 @@ def main(arguments: list[str] | None = None) -> int:
     failed = False
     for seed in wanted:
         if seed not in known:
-            failed |= not _run_one(seed, asked.faults, digest)
+            failed |= not _run_one(seed, asked.faults, asked.back_within, digest)
     # Of a seed that failed and passed later, both lines are told.
     results.write("results", results.table(results.read()))
     return int(failed)
 
 
-def _run_one(seed: int, count: int, digest: str) -> bool:
+def _run_one(seed: int, count: int, back_within_s: float, digest: str) -> bool:
     result = {"seed": seed, "count": count, "digest": digest, "passed": True}
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         try:
-            result |= run(Path(folder), seed, count)
+            result |= run(Path(folder), seed, count, back_within_s=back_within_s)
+        except NotStarted as error:  # no result: nothing was tested
+            print(f"seed {seed}: {error}", flush=True)
+            return False
         except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - whatever it was, it is the result
             result |= {"passed": False, "error": " ".join(str(error).split())[:200].replace("|", "/")}
     print(f"seed {seed}: {result}", flush=True)

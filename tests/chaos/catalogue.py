@@ -1,156 +1,83 @@
-"""The faults: what each does, and what it may excuse at the outputs."""
+"""All kinds of faults, and which of them a seed draws."""
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
-from app.embedded.process import ManagedProcess
-from chaos.site import Site
-
-FROZEN_S = (8.0, 11.0)
-"""Longer than the consumers' session of 6 s."""
-AWAY_S = (2.0, 6.0)
-Act = Callable[[Site, random.Random], None]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One kind of fault.
-
-    Args:
-        name: as the table tells it.
-        act: does it, and ends it; returns with all parts running again.
-        repeats: batches in flight may come again, with the same event ids.
-        forgets: claims are lost, so a later telling of an event may be routed as well.
-    """
-
-    name: str
-    act: Act
-    repeats: bool = False
-    forgets: bool = False
-
-
-def _router_killed(site: Site, drawn: random.Random) -> None:
-    worker = drawn.choice(site.fleet.running())
-    worker.kill()
-    worker.process.start()
-    worker.wait_ready()
-
-
-def _router_stopped(site: Site, drawn: random.Random) -> None:
-    worker = drawn.choice(site.fleet.running())
-    worker.ask_to_stop()
-    worker.wait_stopped()
-    worker.process.start()
-    worker.wait_ready()
-
-
-def _router_frozen(site: Site, drawn: random.Random) -> None:
-    _freeze(drawn.choice(site.fleet.running()).process, drawn.uniform(*FROZEN_S))
-
-
-def _curation_killed(site: Site, _: random.Random) -> None:
-    site.curator.kill()
-    site.curator.start()
-
-
-def _curation_stopped(site: Site, _: random.Random) -> None:
-    site.curator.stop()
-    site.curator.start()
-
-
-def _curation_frozen(site: Site, drawn: random.Random) -> None:
-    _freeze(site.curator, drawn.uniform(*FROZEN_S))
-
-
-def _broker_killed(site: Site, _: random.Random) -> None:
-    site.system.stack.broker.kill()
-    site.system.stack.broker.start()
-
-
-def _broker_restarted(site: Site, _: random.Random) -> None:
-    site.system.stack.broker.stop()
-    site.system.stack.broker.start()
-
-
-def _redis_killed(site: Site, drawn: random.Random) -> None:
-    site.system.stack.redis.kill()
-    time.sleep(drawn.uniform(*AWAY_S))
-    site.system.stack.redis.start()
-
-
-def _redis_flushed(site: Site, _: random.Random) -> None:
-    with site.redis() as client:
-        client.flushall()
-
-
-def _redis_full(site: Site, drawn: random.Random) -> None:
-    with site.redis() as client:
-        client.config_set("maxmemory", 1)  # under `noeviction`, the default, every write is refused
-        time.sleep(drawn.uniform(*AWAY_S))
-        client.config_set("maxmemory", 0)
-
-
-def _redis_frozen(site: Site, drawn: random.Random) -> None:
-    process = site.system.stack.redis.process
-    assert process is not None
-    _freeze(process, drawn.uniform(*FROZEN_S))
-
-
-def _network_slow(site: Site, drawn: random.Random) -> None:
-    site.link.delay_s = drawn.uniform(0.05, 0.4)
-    time.sleep(drawn.uniform(*AWAY_S))
-    site.link.delay_s = 0.0
-
-
-def _network_cut(site: Site, drawn: random.Random) -> None:
-    for _ in range(drawn.randint(1, 5)):
-        site.link.cut()
-        time.sleep(drawn.uniform(0.05, 0.5))
-    site.link.down = True
-    site.link.cut()
-    time.sleep(drawn.uniform(*AWAY_S))
-    site.link.down = False
-
-
-def _audit_killed(site: Site, drawn: random.Random) -> None:
-    site.audit_engine.kill()
-    time.sleep(drawn.uniform(*AWAY_S))
-    site.audit_engine.start()
-
-
-def _audit_frozen(site: Site, drawn: random.Random) -> None:
-    _freeze(site.audit_engine, drawn.uniform(*FROZEN_S))
-
-
-def _freeze(process: ManagedProcess, seconds: float) -> None:
-    pid = process.pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    time.sleep(seconds)
-    os.kill(pid, signal.SIGCONT)
-
+from chaos import on_networks as networks
+from chaos import on_servers as servers
+from chaos import on_workers as workers
+from chaos.fault import SILENT_S, Fault
+from chaos.on_workers import AUDIT, CURATION, POLICY
+from chaos.site import Topology
 
 FAULTS = (
-    Fault("router killed (SIGKILL)", _router_killed, repeats=True),
-    Fault("router stopped (SIGTERM)", _router_stopped),
-    Fault("router frozen past its session (SIGSTOP)", _router_frozen, repeats=True),
-    Fault("curation killed (SIGKILL)", _curation_killed),
-    Fault("curation stopped (SIGTERM)", _curation_stopped),
-    Fault("curation frozen past its session (SIGSTOP)", _curation_frozen),
-    Fault("broker killed (SIGKILL)", _broker_killed, repeats=True),
-    Fault("broker restarted", _broker_restarted, repeats=True),
-    Fault("Redis killed, its data lost", _redis_killed, forgets=True),
-    Fault("Redis flushed", _redis_flushed, forgets=True),
-    Fault("Redis refuses writes (maxmemory)", _redis_full),
-    Fault("Redis frozen (SIGSTOP)", _redis_frozen),
-    Fault("network to Redis slow", _network_slow),
-    Fault("network to Redis drops connections", _network_cut),
-    Fault("audit engine killed (SIGKILL)", _audit_killed),
-    Fault("audit engine frozen (SIGSTOP)", _audit_frozen),
+    Fault("router killed (SIGKILL)", workers.killed_one(workers.routers), repeats=True),
+    Fault("router stopped (SIGTERM)", workers.stopped_one(workers.routers)),
+    Fault("router frozen past its session (SIGSTOP)", workers.router_frozen, repeats=True),
+    Fault("curation killed (SIGKILL)", workers.killed(CURATION)),
+    Fault("curation stopped (SIGTERM)", workers.stopped(CURATION)),
+    Fault("curation frozen past its session (SIGSTOP)", workers.frozen(CURATION)),
+    Fault("training worker killed (SIGKILL)", workers.killed_one(workers.trainers)),
+    Fault("training worker stopped (SIGTERM)", workers.stopped_one(workers.trainers)),
+    Fault("training worker frozen past its lease (SIGSTOP)", workers.frozen_one(workers.trainers)),
+    Fault("monitoring killed (SIGKILL)", workers.monitoring_killed),
+    Fault("monitoring stopped (SIGTERM)", workers.monitoring_stopped),
+    Fault("policy engine killed (SIGKILL)", workers.killed_for_long(POLICY)),
+    Fault("policy engine slow", networks.policy_slow),
+    Fault("policy engine answers nonsense", networks.policy_nonsense),
+    Fault("audit engine killed (SIGKILL)", workers.killed_for_long(AUDIT)),
+    Fault("audit engine frozen (SIGSTOP)", workers.frozen(AUDIT, SILENT_S)),
+    Fault("audit engine slow", networks.audit_slow),
+    Fault("audit engine answers nonsense", networks.audit_nonsense),
+    Fault("collector killed (SIGKILL)", workers.collector_killed, repeats=True, needs="collector"),
+    Fault("collector restarted", workers.collector_restarted, needs="collector"),
+    Fault("one of three brokers killed (SIGKILL)", servers.one_broker_killed, repeats=True, needs="three brokers"),
+    Fault("one of three brokers frozen (SIGSTOP)", servers.one_broker_frozen, repeats=True, needs="three brokers"),
+    Fault("three brokers restarted in turn", servers.brokers_in_turn, repeats=True, needs="three brokers"),
+    Fault("all brokers killed (SIGKILL)", servers.brokers_killed, repeats=True),
+    Fault("all brokers restarted", servers.brokers_restarted, repeats=True),
+    Fault("network to Kafka slow", networks.kafka_slow, repeats=True),
+    Fault("network to Kafka drops connections", networks.kafka_cut, repeats=True),
+    Fault("Redis killed, its data lost", servers.redis_killed, forgets=True),
+    Fault("Redis flushed", servers.redis_flushed, forgets=True),
+    Fault("Redis filled to its memory limit", servers.redis_full),
+    Fault("Redis frozen (SIGSTOP)", servers.redis_frozen),
+    Fault("network to Redis slow", networks.redis_slow),
+    Fault("network to Redis drops connections", networks.redis_cut),
+    Fault("PostgreSQL restarted in mid-transaction", servers.postgres_restarted, needs="postgresql"),
+    Fault("PostgreSQL killed (SIGKILL)", servers.postgres_killed, needs="postgresql"),
+    Fault("network to PostgreSQL slow", networks.sql_slow, needs="postgresql"),
+    Fault("network to PostgreSQL drops connections", networks.sql_cut, needs="postgresql"),
+    Fault("disk full under SQLite", servers.disk_full, needs="own disk"),
+    Fault("clocks jump, forth and back", servers.clocks_jump, needs="libfaketime"),
 )
+
+
+def named(name: str) -> Fault:
+    """The fault of that name."""
+    (found,) = (fault for fault in FAULTS if fault.name == name)
+    return found
+
+
+def drawn_faults(seed: int, count: int) -> list[Fault]:
+    """The faults of a seed. Seeds that follow each other share a deck: each kind falls before any falls again."""
+    start = (seed - 1) * count
+    return list(islice(_decks(), start, start + count))
+
+
+def drawn_topology(seed: int, faults: Iterable[Fault]) -> Topology:
+    """The servers of a seed: what its faults need, the rest at random."""
+    drawn = random.Random(f"{seed} topology")
+    needs = {fault.needs for fault in faults}
+    three = drawn.random() < 0.25 or "three brokers" in needs
+    postgres = drawn.random() < 0.25 or "postgresql" in needs
+    return Topology(3 if three else 1, "postgresql" if postgres else "sqlite")
+
+
+def _decks() -> Iterator[Fault]:
+    drawn = random.Random("decks")
+    while True:
+        yield from drawn.sample(FAULTS, len(FAULTS))

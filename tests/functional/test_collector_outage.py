@@ -18,6 +18,8 @@ from app.embedded.collector import CollectorServer
 from app.embedded.errors import ProgramMissing
 from app.embedded.kafka import KafkaBroker
 from app.embedded.kafka.jars import default_cache
+from app.embedded.mock_broker import MockBroker
+from app.embedded.ports import free_port
 from app.embedded.run_directory import RunDirectory
 
 TOPIC = "otel-audit-events"
@@ -57,6 +59,17 @@ class Sender:
         while time.monotonic() < end:
             self.send(count)
             count = count % 40 + 1
+
+
+@pytest.mark.timeout(120)
+def test_of_several_brokers_one_that_answers_is_enough(mock_broker: MockBroker, tmp_path: Path) -> None:
+    """A list of them was taken for the name of one host, so a collector that was started then reached none."""
+    topic = Topic(mock_broker.bootstrap, "several", "logs")
+    brokers = f"127.0.0.1:{free_port()},{mock_broker.bootstrap}"
+    with running_collector(tmp_path, brokers, "mock", {"logs": "several"}) as server:
+        send(server, "logs", logs([log("told")]))
+        topic.wait(lambda: [plain(record["body"]) for record in topic.records()] == ["told"], "it comes out")
+    topic.close()
 
 
 @pytest.mark.kafka

@@ -33,20 +33,25 @@ class KafkaBroker(Server):
         run: where its data, configuration and log lie.
         cache: the folder that holds the jars, or will.
         heap_mb: Java heap in MiB.
+        name: of its log and its folder; unique within the run.
     """
 
     kind = "kafka"
     declares_topics = True
     """Whether an admin client can create topics."""
+    ready_within_s = 60.0
+    """How long a start may take."""
     _format_options: tuple[str, ...] = ()
     """Further arguments for the tool that formats the disk."""
 
-    def __init__(self, run: RunDirectory, cache: Path, heap_mb: int = 512) -> None:
+    def __init__(self, run: RunDirectory, cache: Path, heap_mb: int = 512, name: str = "kafka") -> None:
         super().__init__()
+        self.name = name
         self._run = run
         self._cache = cache
         self._heap_mb = heap_mb
-        self._folder = run.data / "kafka"
+        self._folder = run.data / name
+        self._cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         self._ports: _Ports | None = None
 
     @property
@@ -66,7 +71,8 @@ class KafkaBroker(Server):
         heap = (f"-Xms{min(256, self._heap_mb)}m", f"-Xmx{self._heap_mb}m")
         argv = (base[0], *heap, "-XX:+UseSerialGC", *base[3:], "kafka.Kafka", str(properties))
         ready = log_shows("Kafka Server started")
-        program = Program("kafka", argv, cwd=self._folder, ready=ready, ready_within=60.0, stop_within=20.0)
+        within = self.ready_within_s
+        program = Program(self.name, argv, cwd=self._folder, ready=ready, ready_within=within, stop_within=20.0)
         process = ManagedProcess(self._run, program)
         process.start()
         self._ports = ports
@@ -87,8 +93,7 @@ class KafkaBroker(Server):
 
     def _format(self, base: tuple[str, ...], properties: Path) -> None:
         """Give the node's disk its identity, as `kafka-storage.sh format` does."""
-        identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = ("kafka.tools.StorageTool", "format", "-c", str(properties), f"--cluster-id={identity}")
+        command = ("kafka.tools.StorageTool", "format", "-c", str(properties), f"--cluster-id={self._cluster_id}")
         made = subprocess.run(
             [*base, *command, *self._format_options],
             cwd=self._folder,

@@ -253,6 +253,23 @@ async def test_nonsense_is_a_failed_poll_and_nothing_is_lost(
         assert running.value("flywheel_monitoring_polls_total", source="evaluations", outcome="ok") == 1
 
 
+async def test_an_empty_list_from_something_else_does_not_have_all_counted_again(store: Store) -> None:
+    """A proxy that answers in the engine's place tells no cursor: the position was forgotten, and all came twice."""
+    policy = PolicyEngine(cursors=True)
+    policy.items = [evaluation(1), evaluation(2)]
+    with serving(policy.app) as url:
+        async with worker(store, url) as running:
+            assert await running.poll()
+            policy.answer = Response('{"recent_evaluations": []}', 200)
+            assert not await running.poll()
+            policy.answer = None
+            assert await running.poll()
+            assert running.total(EVALUATIONS) == 2
+        async with worker(store, url) as second:
+            assert await second.poll()
+            assert second.total(EVALUATIONS) == 0
+
+
 async def test_a_slow_or_absent_engine_is_a_failed_poll(policy: PolicyEngine, policy_url: str, store: Store) -> None:
     policy.delay_s = 2
     async with worker(store, policy_url, timeout_s=0.2) as running:

@@ -60,4 +60,4 @@ def test_it_gets_addresses_of_its_own_for_all_that_the_configuration_asks_for(
     text = CONFIG_PATH.read_text()
     for name in given:
         assert f"${{env:{name}:-" in text, name
-    assert yaml.safe_load(text)["exporters"]["kafka"]["brokers"] == ["${env:KAFKA_BROKERS:-127.0.0.1:9092}"]
+    assert yaml.safe_load(text)["exporters"]["kafka"]["brokers"] == "${env:KAFKA_BROKERS:-127.0.0.1:9092}"
