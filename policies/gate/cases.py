@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.decision import GateDecision
 from policies.gate.bundle import CASES, REGO_ROOT, PolicyBundle, read_files
 from policies.gate.errors import BundleError
+from policies.yaml_text import UnusableYaml, read_yaml
 
 USUAL = "usual"
 """The data of cases that name none."""
 
 _ABSENT = object()
-_MERGE = "tag:yaml.org,2002:merge"
 
 Lane = Literal["fast", "slow"]
-# libyaml reads the table about ten times faster than the pure Python scanner.
-_BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Line(BaseModel):
@@ -127,11 +124,11 @@ def cases_of(files: Mapping[str, bytes], root: Path) -> CaseTable:
     if CASES not in files:
         raise BundleError(f"{path} is missing: a bundle brings the cases that it must decide; write its table")
     try:
-        document = yaml.load(files[CASES], Loader=_Loader)  # noqa: S506 - the loader derives from the safe one
+        document = read_yaml(files[CASES])
         table = _Table.model_validate(document)
         cases = tuple(_expand(table))
-    except yaml.YAMLError as error:
-        raise BundleError(f"{path} is no YAML ({error}); correct the line named") from error
+    except UnusableYaml as error:
+        raise BundleError(f"{path}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "document"
@@ -143,19 +140,6 @@ def cases_of(files: Mapping[str, bytes], root: Path) -> CaseTable:
 
 class _Unreadable(ValueError):
     """A line that fits the form and makes no sense."""
-
-
-class _Loader(_BaseLoader):  # type: ignore[misc]
-    """A safe loader that refuses a key given twice, of which YAML would keep the last without a word."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        names = Counter(str(key.value) for key, _ in node.value if key.tag != _MERGE)
-        for name, times in names.items():
-            if times > 1:
-                line = node.start_mark.line + 1
-                raise _Unreadable(f"line {line}: the key {name!r} is given {times} times; keep one of them")
-        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
-        return mapping
 
 
 def _expand(table: _Table) -> Iterator[Case]:
