@@ -20,6 +20,8 @@ USUAL = "usual"
 """The data of cases that name none."""
 
 _ABSENT = object()
+_NOT_THERE = (KeyError, TypeError, AttributeError)
+"""What a path raises that leads nowhere."""
 
 Lane = Literal["fast", "slow"]
 
@@ -162,6 +164,11 @@ def _all_cases(table: _Table) -> Iterator[Case]:
 
 def _cases_of_action(action: str, table: _Action) -> Iterator[Case]:
     """The base, then every fact missing, null, of the wrong type, beyond its limit and on it, then every section."""
+    for path in table.facts:
+        try:
+            _patched(table.base, path, _ABSENT)
+        except _NOT_THERE:
+            raise _Unreadable(f"actions.{action}.facts: {path} is not in the base; correct the path") from None
     base = table.base
     review = table.human_review_required
     yield Case(f"{action}: base", action, base, frozenset(), table.lane, False, review)
@@ -220,13 +227,13 @@ def _apply(document: Mapping[str, Any], change: _Change, whose: str) -> Mapping[
             document = _patched(document, path, value)
         for path in change.remove:
             document = _patched(document, path, _ABSENT)
-    except (KeyError, TypeError) as error:
+    except _NOT_THERE as error:
         raise _Unreadable(f"{whose} changes {path}, which is not there ({error}); correct the path") from None
     return document
 
 
 def _patched(document: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy with what lies at a dotted path replaced, or taken away; raises KeyError or TypeError without it."""
+    """A copy with what lies at a dotted path replaced, or taken away; raises `_NOT_THERE` without it."""
     changed = copy.deepcopy(dict(document))
     *parents, leaf = path.split(".")
     section = changed

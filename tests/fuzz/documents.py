@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +207,8 @@ class DocumentsTarget(Target):
     def _bundle_of(self, root: Path, whole: bool) -> str:
         try:
             files = read_files(root)
-            bundle = check_files(files, root) if whole else bundle_of(files, root)
+            with _quiet():
+                bundle = check_files(files, root) if whole else bundle_of(files, root)
         except BundleError as error:
             self._refusal(str(error), root)
             return "refused"
@@ -230,6 +235,20 @@ class DocumentsTarget(Target):
         """Both kinds taken and refused."""
         wanted = {"constitution taken", "constitution refused", "policies read", "policies tested", "policies refused"}
         return wanted - set(outcomes)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the Rego compiler writes of itself off standard output."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def _no_number(name: str) -> None:
