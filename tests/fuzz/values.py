@@ -87,7 +87,8 @@ class Changer:
         if kind < 0.26:
             return self.deep(draw.choice((20, 33, 40, 100, 400)))
         if kind < 0.27:
-            return [self.scalar()] * draw.choice((100, 300, 3_000))
+            one = self.scalar()
+            return [one] * min(draw.choice((100, 300, 3_000)), max(1, 100_000 // len(str(one) or "x")))
         return self.scalar()
 
     def deep(self, levels: int) -> Any:
@@ -101,7 +102,10 @@ class Changer:
         """A copy with so many places changed."""
         tree = copy.deepcopy(tree)
         for _ in range(times):
-            tree = self._once(tree)
+            try:
+                tree = self._once(tree)
+            except RecursionError:  # what is deep was put into what is deep
+                break
         return tree
 
     def _once(self, tree: Any) -> Any:
@@ -122,7 +126,7 @@ class Changer:
         elif kind == 6:
             parent.insert(key, self.value())
         elif kind == 7 and isinstance(parent, list):
-            parent.extend([parent[key]] * draw.choice((1, 1, 30)))
+            parent.extend([parent[key]] * draw.choice((1, 1, 30 if len(str(parent[key])) < 3_000 else 1)))
         elif kind == 8:
             other, where = draw.choice(places)
             if where in other if isinstance(other, dict) else where < len(other):
