@@ -109,6 +109,14 @@ def test_sections_without_facts_are_refused(tmp_path: Path) -> None:
         load_cases(write(tmp_path, table))
 
 
+@pytest.mark.parametrize("path", ["t.nowhere", "nowhere", "t.amount.deeper"])
+def test_a_fact_that_is_not_in_its_base_is_refused(tmp_path: Path, path: str) -> None:
+    table = small_table()
+    table["actions"]["a"]["facts"] = {path: {"codes": ["enough"], "wrong": []}}
+    with pytest.raises(BundleError, match=rf"actions\.a\.facts: {path} is not in the base"):
+        load_cases(write(tmp_path, table))
+
+
 def test_data_that_the_bundle_has_not_is_refused(tmp_path: Path) -> None:
     table = load_cases(write(tmp_path, small_table(data={"usual": {"set": {"bunds.epsilon": 3}}})))
     with pytest.raises(BundleError, match="changes bunds, which the bundle's data has not"):
