@@ -58,13 +58,13 @@ def read_yaml(text: str | bytes) -> Any:
 
 def _measure(text: str | bytes) -> None:
     """Refuse a document that is too deep or too large, or holds itself."""
-    sizes: dict[str, int] = {}
+    sizes: dict[str | None, int] = {}
     open_nodes: list[tuple[str | None, int]] = []
     nodes = 0
     for event in yaml.parse(text, Loader=_BaseLoader):
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_nodes):
-                raise UnusableYaml(f"line {event.start_mark.line + 1}: *{event.anchor} stands in itself; write it out")
+                raise UnusableYaml(f"line {_line(event)}: *{event.anchor} stands in itself; write it out")
             nodes += sizes.get(event.anchor, 0)  # of one that is unknown the loader says so
         elif isinstance(event, yaml.ScalarEvent):
             nodes += 1
@@ -78,9 +78,12 @@ def _measure(text: str | bytes) -> None:
             if anchor is not None:
                 sizes[anchor] = nodes - before + 1
         if len(open_nodes) > MAX_DEPTH or nodes > MAX_NODES:
-            line = event.start_mark.line + 1
             what = f"nested deeper than {MAX_DEPTH} levels" if nodes <= MAX_NODES else f"more than {MAX_NODES} values"
-            raise UnusableYaml(f"line {line}: {what}, aliases written out; write a smaller document")
+            raise UnusableYaml(f"line {_line(event)}: {what}, aliases written out; write a smaller document")
+
+
+def _line(event: Any) -> int:
+    return int(event.start_mark.line) + 1
 
 
 def _told(error: Exception) -> str:

@@ -58,7 +58,7 @@ def load_settings(env: Mapping[str, str] | None = None, toml: Path | None = None
     """
     env = dict(os.environ if env is None else env)
     values = _read_toml(toml or _toml_path(env))
-    from_files = set()
+    from_files: set[str] = set()
     for name, value, origin in _from_environment(env):
         _put(values, name, value, origin)
         # A plain variable comes after a file's, and takes its place.
@@ -89,7 +89,9 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
     try:
         return dict(TomlConfigSettingsSource(_Toml, toml_file=path)())
     except OSError as error:
-        raise SettingsError(f"configuration file {path} cannot be read ({error.strerror}): see its permissions") from None
+        raise SettingsError(
+            f"configuration file {path} cannot be read ({error.strerror}): see its permissions"
+        ) from None
     except RecursionError:
         raise SettingsError(f"{path} is nested too deep: no setting is, so look for brackets too many") from None
     except ValueError as error:

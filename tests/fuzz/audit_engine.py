@@ -11,11 +11,11 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from loopback import serving
+
 from fuzz.frame import Case, Target, check
 from fuzz.values import MARK, Changer, bytes_of
 from fuzz.wire import Answer, exchange, json_request, plain, request, spoil
-from loopback import serving
-
 from models.audit import AuditReceipt, StoredEntry
 from policies.audit.config import AuditConfig, SealConfig
 from policies.audit.redact import TEXT_KEYS

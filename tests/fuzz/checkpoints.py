@@ -1,4 +1,4 @@
-"""Checkpoints and adapters on disk: safetensors and JSON, damaged with their structure in mind, or not theirs at all."""
+"""Checkpoints and adapters on disk: safetensors and JSON, damaged with their structure in mind, or something else."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fuzz.frame import Case, Target, check
-from fuzz.values import Changer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents.training.ml.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, state_of
@@ -23,6 +21,8 @@ from agents.training.ml.dp import PrivateTrainer
 from agents.training.ml.lora import AdapterError, LoraSpec, adapter_state, attach_adapter, load_adapter, save_adapter
 from agents.training.ml.loss import TrainExample
 from agents.training.ml.plan import DpPlan
+from fuzz.frame import Case, Target, check
+from fuzz.values import Changer
 
 EXAMPLES = [TrainExample((5, 6, 7 + index), (20 + index, 21)) for index in range(4)]
 PLAN = DpPlan(sample_rate=0.5, steps=5, noise_multiplier=1.0, learning_rate=0.01, micro_batch=2)
@@ -92,21 +92,43 @@ class CheckpointsTarget(Target):
         if kind == "checkpoint":
             places = [["step"], ["format"], ["non_private"], ["plan"], ["plan", draw.choice(list(PLAN.as_record()))]]
         else:
-            names = ("r", "lora_alpha", "peft_type", "target_modules", "base_model_name_or_path", "task_type", "bias",
-                     "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "auto_mapping",
-                     "layer_replication", "use_dora", "init_lora_weights", "megatron_config", "eva_config",
-                     "trainable_token_indices", "fan_in_fan_out", "exclude_modules", "lora_dropout", changer.key())  # fmt: skip
+            names = (
+                "r",
+                "lora_alpha",
+                "peft_type",
+                "target_modules",
+                "base_model_name_or_path",
+                "task_type",
+                "bias",
+                "rank_pattern",
+                "alpha_pattern",
+                "modules_to_save",
+                "layers_to_transform",
+                "auto_mapping",
+                "layer_replication",
+                "use_dora",
+                "init_lora_weights",
+                "megatron_config",
+                "eva_config",
+                "trainable_token_indices",
+                "fan_in_fan_out",
+                "exclude_modules",
+                "lora_dropout",
+                changer.key(),
+            )
             places = [[draw.choice(names)]]
         how = draw.random()
         if how < 0.6:
-            value = draw.choice((changer.value(), changer.scalar(), 2**40, -1, 10**9, ["q_proj"], {"a": 1}, "all-linear"))
+            value = draw.choice(
+                (changer.value(), changer.scalar(), 2**40, -1, 10**9, ["q_proj"], {"a": 1}, "all-linear")
+            )
             return ["set", draw.choice(places), value]
         if how < 0.75:
             return ["remove", draw.choice(places)]
         if how < 0.8:
             return ["whole", changer.value()]
         if how < 0.85:
-            return ["text", draw.choice(("", "{", "[" * 10_000, "{\"a\":" * 10_000, "\xff", "NaN", "{} {}"))]
+            return ["text", draw.choice(("", "{", "[" * 10_000, '{"a":' * 10_000, "\xff", "NaN", "{} {}"))]
         if how < 0.92:
             return ["cut", draw.random()]
         return draw.choice((["pickle"], ["absent"], ["folder"], ["zeros", draw.choice((1, 10_000_000))]))
@@ -118,9 +140,18 @@ class CheckpointsTarget(Target):
         if how < 0.4:
             return ["header", which, "shape", draw.choice(SHAPES)]
         if how < 0.5:
-            return ["header", which, "data_offsets", draw.choice(([0, 0], [0, 2**40], [-1, 4], [9, 3], "x", [0], [0, 8]))]
+            return [
+                "header",
+                which,
+                "data_offsets",
+                draw.choice(([0, 0], [0, 2**40], [-1, 4], [9, 3], "x", [0], [0, 8])),
+            ]
         if how < 0.6:
-            return ["rename", which, draw.choice(("weight:x", "state:step", "state:a:b", "", changer.key(), "__metadata__"))]
+            return [
+                "rename",
+                which,
+                draw.choice(("weight:x", "state:step", "state:a:b", "", changer.key(), "__metadata__")),
+            ]
         if how < 0.65:
             return ["drop", which]
         if how < 0.72:

@@ -21,21 +21,32 @@ from unittest import mock
 
 import typer
 import yaml
-from fuzz.documents import constitution
-from fuzz.frame import Case, Target, check
-from fuzz.values import MARK, Changer
 from web_rig import HOSTILE, Rig
 
 from app.cli.main import cli, main
 from app.settings.export import to_environment
+from fuzz.documents import constitution
+from fuzz.frame import Case, Target, check
+from fuzz.values import MARK, Changer
 from models.cycle import CycleState
 
 PLANTED = "planted-secret-of-the-command-line-0123"
 STATUSES = frozenset((0, 1, 2, 130))
 RUNNERS = frozenset(("worker", "up", "demo", "policy-engine", "audit-engine", "topics create", "emit"))
 """They run until they are stopped, or wait long for a broker: with a setting that is wrong, they only get so far."""
-SLOW = frozenset(("constitution test", "constitution diff", "privacy show", "policy test", "policy bundle", "policy eval",
-                  "models promote", "models rollback", "privacy plan"))  # fmt: skip
+SLOW = frozenset(
+    (
+        "constitution test",
+        "constitution diff",
+        "privacy show",
+        "policy test",
+        "policy bundle",
+        "policy eval",
+        "models promote",
+        "models rollback",
+        "privacy plan",
+    )
+)
 TELLS_FIRST = frozenset(("examples export",))
 """The audit log is told before text leaves: it may then not be written after all."""
 TERMINAL = ("\x1b",)
@@ -74,7 +85,9 @@ class CliTarget(Target):
         hostile = f"m {HOSTILE[:20]} \x1b[2J"
         self.cycles = [
             self.rig.cycle(f"{hostile}{number}", "medical", state).cycle_id
-            for number, state in enumerate((CycleState.PROMOTED, CycleState.AWAITING_APPROVAL, CycleState.AWAITING_PROMOTION))
+            for number, state in enumerate(
+                (CycleState.PROMOTED, CycleState.AWAITING_APPROVAL, CycleState.AWAITING_PROMOTION)
+            )
         ]
         self.rig.example("e-1", "medical", prompt=f"{MARK} \x1b[2J", response=HOSTILE, model_id=hostile)
         self.rig.audited()
@@ -106,7 +119,9 @@ class CliTarget(Target):
         for parameter in COMMANDS[words].params:
             argv += self._parameter(draw, changer, parameter, words)
         while draw.random() < 0.08:
-            argv.insert(draw.randrange(1, len(argv) + 1), draw.choice(("--", "-", "--nope", "-x", changer.word(), "--json")))
+            argv.insert(
+                draw.randrange(1, len(argv) + 1), draw.choice(("--", "-", "--nope", "-x", changer.word(), "--json"))
+            )
         files = {}
         for name in FILES:
             if name in argv:
@@ -136,7 +151,9 @@ class CliTarget(Target):
         if kind in (int, float):
             return draw.choice(("1", "5", "0", "-1", "0.5", "nan", "inf", "1e999", "9" * 30, "0x10", "1_0", "٣"))
         if kind is Path or name in {"facts", "start", "public_keys"}:
-            return draw.choice((*FILES, "nowhere", "out.tar.gz", "out", "here/there", "x" * 300, "-", ".", "earliest", "0:1"))
+            return draw.choice(
+                (*FILES, "nowhere", "out.tar.gz", "out", "here/there", "x" * 300, "-", ".", "earliest", "0:1")
+            )
         return draw.choice(("ada", "bob", "medical", "default", "e-1", "ex-e-1", "trigger.threshold", "0.7", "why", "*",
                             "2026-01-01T00:00:00Z", "0:1", "model_inference", "viewer", "medium"))  # fmt: skip
 
@@ -147,7 +164,9 @@ class CliTarget(Target):
             return changer.broken(text) if draw.random() < 0.3 else text
         if name == "keys":
             return draw.choice(("00" * 32, "ff" * 32, "x", "", "\xff", "00" * 32 + "\n" + "11" * 32))
-        lines = [changer.text_of(changer.change(tree, draw.choice((0, 0, 1, 3)))) for _ in range(draw.choice((0, 1, 3)))]
+        lines = [
+            changer.text_of(changer.change(tree, draw.choice((0, 0, 1, 3)))) for _ in range(draw.choice((0, 1, 3)))
+        ]
         return "\n".join(lines)
 
     def run(self, case: Case) -> str:
@@ -175,13 +194,17 @@ class CliTarget(Target):
         out, err = _Stream(), _Stream()
         stdin = io.TextIOWrapper(io.BytesIO(case["stdin"].encode("latin-1")), encoding="utf-8")
         status: Any = 0
-        with contextlib.chdir(self.here), mock.patch.dict(os.environ, self._environment(case), clear=True):
-            # As a terminal's locale has it; standard error escapes what it cannot write.
-            with mock.patch.multiple(sys, argv=["flywheel", *argv], stdin=stdin, stdout=out.text, stderr=err.escaping):
-                try:
-                    main()
-                except SystemExit as end:
-                    status = 0 if end.code is None else end.code
+        # As a terminal's locale has it; standard error escapes what it cannot write.
+        streams = {"stdin": stdin, "stdout": out.text, "stderr": err.escaping}
+        with (
+            contextlib.chdir(self.here),
+            mock.patch.dict(os.environ, self._environment(case), clear=True),
+            mock.patch.multiple(sys, argv=["flywheel", *argv], **streams),
+        ):
+            try:
+                main()
+            except SystemExit as end:
+                status = 0 if end.code is None else end.code
         return status, out.said(), err.said()
 
     def _environment(self, case: Case) -> dict[str, str]:
@@ -217,7 +240,9 @@ class CliTarget(Target):
         cycle_id = json.loads(out)["cycle"]
         shown = json.loads(self._in_process(opened, ["cycles", "show", cycle_id, "--json"])[1])
         check((shown["model_id"], shown["requested_by"]) == (model, "ada"), f"it was opened as {shown}")
-        argv = random.Random(self.sampled).choice((["config", "check"], ["access", "ls"], ["cycles", "show", "none"], ["x"]))
+        argv = random.Random(self.sampled).choice(
+            (["config", "check"], ["access", "ls"], ["cycles", "show", "none"], ["x"])
+        )
         ran = subprocess.run(
             [sys.executable, "-m", "app", *argv], env=self._environment(opened), cwd=self.here, capture_output=True,
             text=True, timeout=120, check=False,
@@ -229,7 +254,9 @@ class CliTarget(Target):
 
     def unreached(self, outcomes: Counter[str]) -> set[str]:
         """Every command was run, and those that need nothing but the store did what they should."""
-        never = {f"{words}: never run" for words in COMMANDS if not any(name.startswith(f"{words} ") for name in outcomes)}
+        never = {
+            f"{words}: never run" for words in COMMANDS if not any(name.startswith(f"{words} ") for name in outcomes)
+        }
         if outcomes.total() < len(COMMANDS):
             never = set()  # a short run on a slow machine gets so far
         return never | ({"cycles ls 0", "config check 0", "access ls 0"} - set(outcomes))

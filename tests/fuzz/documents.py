@@ -10,13 +10,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
+
 from fuzz.frame import Case, Target, check
 from fuzz.values import Changer
-
 from policies.constitution import ConstitutionError, load_constitution
 from policies.constitution.lint import lint
 from policies.gate import BundleError
@@ -32,10 +33,39 @@ CODES = [
 ]  # fmt: skip
 YAML_RAW = [
     *("? [a, b]\n: c", "? {a: b}\n: c", "<<: *x", "<<: [1]", "&a [*a]", "*nowhere", "2001-02-30", "2001-01-01", "0o17"),
-    *("1_000", "190:20:30", "9" * 5_000, ".nan", "-.inf", "~", "\t- x", "%YAML 9.9", "--- a\n--- b", "|\n  x", "'", '"\\ud800"'),
-    *("[" * 3_000, "{a: " * 3_000, "- " * 3_000, "- " * 50_000, "[" * 50_000, "!!python/tuple [1]", "&a [*a]", "&a {b: *a}", "=", "\x00", "\x85", "!", "@", "`", "\ufeff"),
+    *(
+        "1_000",
+        "190:20:30",
+        "9" * 5_000,
+        ".nan",
+        "-.inf",
+        "~",
+        "\t- x",
+        "%YAML 9.9",
+        "--- a\n--- b",
+        "|\n  x",
+        "'",
+        '"\\ud800"',
+    ),
+    *(
+        "[" * 3_000,
+        "{a: " * 3_000,
+        "- " * 3_000,
+        "- " * 50_000,
+        "[" * 50_000,
+        "!!python/tuple [1]",
+        "&a [*a]",
+        "&a {b: *a}",
+        "=",
+        "\x00",
+        "\x85",
+        "!",
+        "@",
+        "`",
+        "\ufeff",
+    ),
 ]
-REGO = '''package acgs.nemo.constitutional
+REGO = """package acgs.nemo.constitutional
 
 decision := {
   "allow": allow, "reasons": [reason | some reason in reasons], "lane": "fast", "human_review_required": false,
@@ -52,7 +82,7 @@ small if {
 }
 
 reasons contains {"code": "amount", "message": "too much"} if not small
-'''
+"""
 DATA = {"bounds": {"amount": 5, "epsilon": 8.0}, "user_permissions": {"ada": {"gpu_hours_monthly": 1}}}
 CASES = {
     "data": {"usual": {}},
@@ -64,13 +94,55 @@ CASES = {
     },
     "cases": [{"name": "none", "action": "model_inference", "set": {"order.amount": 0}, "codes": []}],
 }  # fmt: skip
-REGO_WORDS = ["input", "data", "not", "default", "some", "every", "with", "as", "else", "import", "package", ":=", "if",
-              "contains", "in", "{", "}", "[", "]", "(", ")", "|", "`", '"', "#", "\n", "count(", "http.send(", "sprintf(",
-              "regex.match(", "walk(", "opa.runtime(", "1e999", "9" * 400, "\x00", "é"]  # fmt: skip
+REGO_WORDS = [
+    "input",
+    "data",
+    "not",
+    "default",
+    "some",
+    "every",
+    "with",
+    "as",
+    "else",
+    "import",
+    "package",
+    ":=",
+    "if",
+    "contains",
+    "in",
+    "{",
+    "}",
+    "[",
+    "]",
+    "(",
+    ")",
+    "|",
+    "`",
+    '"',
+    "#",
+    "\n",
+    "count(",
+    "http.send(",
+    "sprintf(",
+    "regex.match(",
+    "walk(",
+    "opa.runtime(",
+    "1e999",
+    "9" * 400,
+    "\x00",
+    "é",
+]
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n" for old, new in pairwise("abcdefghi")
+)
+"""Nine lines that stand for four hundred million values."""
 
 
 def constitution() -> dict[str, Any]:
     """A small valid document."""
+
     def texts(name: str) -> list[str]:
         return [f"{name} number {number} of them" for number in range(5)]
 
@@ -109,8 +181,19 @@ class DocumentsTarget(Target):
         if draw.random() < 0.4:
             part = draw.choice(("benign", "answers"))
             files["part.yaml"] = self._yaml(draw, changer, document[part])
-            document[part] = draw.choice(("part.yaml",) * 3 + ("../x.yaml", "/etc/hostname.yaml", "nowhere.yaml", "c.yaml",
-                                          ".yaml", "a\x00b.yaml", "x" * 300 + ".yaml", "part.yaml/x.yml"))  # fmt: skip
+            document[part] = draw.choice(
+                ("part.yaml",) * 3
+                + (
+                    "../x.yaml",
+                    "/etc/hostname.yaml",
+                    "nowhere.yaml",
+                    "c.yaml",
+                    ".yaml",
+                    "a\x00b.yaml",
+                    "x" * 300 + ".yaml",
+                    "part.yaml/x.yml",
+                )
+            )
         if draw.random() < 0.2:
             files["p.yaml"] = self._yaml(draw, changer, document["principles"][0])
             document["principles"][0] = "p.yaml"
@@ -132,9 +215,7 @@ class DocumentsTarget(Target):
             put = draw.choice((*CODES, *YAML_RAW)).encode("utf-8", "surrogatepass").decode("latin-1")
             text = f"{text[:at]}{put}\n{text[at:]}"
         elif kind < 0.3:
-            text = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-                f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
-            ) + draw.choice(("", text, "principles: *i\n", "title: *i\n"))  # fmt: skip
+            text = BOMB + draw.choice(("", text, "principles: *i\n", "title: *i\n"))
         elif kind < 0.4:
             text = changer.broken(text)
         return text
@@ -154,7 +235,9 @@ class DocumentsTarget(Target):
             elif draw.random() < 0.3:
                 del files[draw.choice(list(files))]
             else:
-                files[draw.choice(("b.rego", "deep/c.rego", ".hidden/d.rego", "data/x.txt"))] = self._rego(draw, changer)
+                files[draw.choice(("b.rego", "deep/c.rego", ".hidden/d.rego", "data/x.txt"))] = self._rego(
+                    draw, changer
+                )
         return files
 
     def _rego(self, draw: random.Random, changer: Changer) -> str:
@@ -185,7 +268,9 @@ class DocumentsTarget(Target):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text.encode("latin-1", "replace"))
         root.mkdir(exist_ok=True)
-        outcome = self._constitution_of(root) if case["kind"] == "constitution" else self._bundle_of(root, case["whole"])
+        outcome = (
+            self._constitution_of(root) if case["kind"] == "constitution" else self._bundle_of(root, case["whole"])
+        )
         check(not Path(CANARY).exists() and not (root / CANARY).exists(), "a document was run")
         return f"{case['kind']} {outcome}"
 

@@ -78,7 +78,7 @@ class Target(ABC):
     ) -> None:
         self.stack.close()
 
-    def start(self) -> None:
+    def start(self) -> None:  # noqa: B027 - some have nothing to start
         """Start what is fuzzed; what has to end goes on `self.stack`."""
 
     @abstractmethod
@@ -93,7 +93,7 @@ class Target(ABC):
         """Cases to begin with, so that even a short run reaches everything. Asked for once it is started."""
         return []
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027 - some have nothing to see to
         """Now and then, and at the end: valid input is still taken. Raises `Broken`."""
 
     @abstractmethod
@@ -145,10 +145,10 @@ class Result:
             self.findings.append(finding)
 
     def __str__(self) -> str:
+        slowest = f"slowest {self.slowest[0]:.3f} s of CPU (case {self.slowest[1]})"
         lines = [
             f"{self.cases} cases in {self.seconds:.0f} s; {len(self.findings)} findings",
-            f"slowest {self.slowest[0]:.3f} s of CPU (case {self.slowest[1]}), "
-            f"largest {self.largest[0] // 1024} MiB (case {self.largest[1]})",
+            f"{slowest}, largest {self.largest[0] // 1024} MiB (case {self.largest[1]})",
             f"outcomes {dict(self.outcomes.most_common())}",
             *([f"never reached: {sorted(self.unreached)}"] if self.unreached else []),
         ]

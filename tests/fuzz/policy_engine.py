@@ -10,11 +10,11 @@ from collections import Counter
 from typing import Any
 from urllib.parse import urlsplit
 
+from loopback import serving
+
 from fuzz.frame import Case, Target, check
 from fuzz.values import MARK, ORDERS, Changer
 from fuzz.wire import Answer, exchange, json_request, plain, request, spoil
-from loopback import serving
-
 from models.evaluation_api import HASH_MISMATCH, ErrorResponse, EvaluateBatchResponse, Evaluation, ValidateResponse
 from policies.constitution import load_constitution
 from policies.engine.config import EngineConfig

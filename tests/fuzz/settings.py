@@ -8,18 +8,27 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
 
-from fuzz.frame import Case, Target, check
-from fuzz.values import Changer
 from pydantic import SecretStr
 
 from app.settings import Settings, SettingsError, load_settings
 from app.settings.export import to_environment
 from app.settings.load import PREFIX, SPECIFICATION_NAMES, known_settings
 from app.settings.masking import masked
+from fuzz.frame import Case, Target, check
+from fuzz.values import Changer
 
 PLANTED = "planted-secret-of-the-settings-0123456789"
-URLS = ("http://host:8001", f"redis://u:{PLANTED}@host:6379/0", f"postgresql://u:{PLANTED}@host/db", "sqlite:///x.db",
-        f"rediss://:{PLANTED}@[::1]:6379", "http://[", "://", "http://h:99999", f"https://u:{PLANTED}@host/#f")  # fmt: skip
+URLS = (
+    "http://host:8001",
+    f"redis://u:{PLANTED}@host:6379/0",
+    f"postgresql://u:{PLANTED}@host/db",
+    "sqlite:///x.db",
+    f"rediss://:{PLANTED}@[::1]:6379",
+    "http://[",
+    "://",
+    "http://h:99999",
+    f"https://u:{PLANTED}@host/#f",
+)
 MOST_TOLD = 20_000
 
 
@@ -71,12 +80,25 @@ class SettingsTarget(Target):
             text = value if isinstance(value, str) else json.dumps(value)
             kind = draw.random()
             if kind < 0.1:
-                variable, text = f"{variable}_FILE", draw.choice(("{folder}/secret", "{folder}/bytes", "{folder}", "/nowhere"))
+                variable, text = (
+                    f"{variable}_FILE",
+                    draw.choice(("{folder}/secret", "{folder}/bytes", "{folder}", "/nowhere")),
+                )
             elif kind < 0.14:
                 variable, text = draw.choice(list(SPECIFICATION_NAMES)), changer.word()
             elif kind < 0.18:
-                variable = draw.choice((variable[:-1], variable + "_", variable.replace("__", "_"), f"{PREFIX}__", PREFIX,
-                                        variable + "__X", f"{PREFIX}KAFKA", variable.lower()))  # fmt: skip
+                variable = draw.choice(
+                    (
+                        variable[:-1],
+                        variable + "_",
+                        variable.replace("__", "_"),
+                        f"{PREFIX}__",
+                        PREFIX,
+                        variable + "__X",
+                        f"{PREFIX}KAFKA",
+                        variable.lower(),
+                    )
+                )
             # An environment holds bytes but NUL; those that are no UTF-8 reach us as halves of surrogate pairs.
             raw = text.replace("\x00", "").encode("utf-8", "replace") + (b"\xff" if kind > 0.97 else b"")
             env[variable] = raw.decode("utf-8", "surrogateescape")

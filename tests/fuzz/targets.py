@@ -9,6 +9,7 @@ from typing import Any
 
 import fuzz_ingest
 import fuzz_routing
+
 from fuzz.frame import Target
 
 _WHERE = {

@@ -36,10 +36,39 @@ TIMES = [
     *("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-01-01", "20260101T000000Z", "12:00", "-1"),
     *("253402300800", "1e400", "2026-01-01T00:00:00.1234567890123Z", "2026-01-01T00:00:00+99:99"),
 ]
-PATHS = ["../../../../etc/passwd", "/etc/passwd", "..", ".", "/dev/zero", "/dev/full", "a/../b", "C:\\x", "~root", "nul\x00l"]
+PATHS = [
+    "../../../../etc/passwd",
+    "/etc/passwd",
+    "..",
+    ".",
+    "/dev/zero",
+    "/dev/full",
+    "a/../b",
+    "C:\\x",
+    "~root",
+    "nul\x00l",
+]
 OTHERS = [
-    *("' OR 1=1 --", '"; DROP TABLE cycles; --', "{{7*7}}", "${7*7}", "%s%n%d", "%00", "\r\nX-Injected: yes", "\x1b[2J"),
-    *("\u202eevil", "a\u0300" * 300, "\U0001f468\u200d\U0001f469" * 30, "\ud800", "\udfff\ud800", "\ufffe", "\x7f", "ﬀ"),
+    *(
+        "' OR 1=1 --",
+        '"; DROP TABLE cycles; --',
+        "{{7*7}}",
+        "${7*7}",
+        "%s%n%d",
+        "%00",
+        "\r\nX-Injected: yes",
+        "\x1b[2J",
+    ),
+    *(
+        "\u202eevil",
+        "a\u0300" * 300,
+        "\U0001f468\u200d\U0001f469" * 30,
+        "\ud800",
+        "\udfff\ud800",
+        "\ufffe",
+        "\x7f",
+        "ﬀ",
+    ),
     *("true", "None", "undefined", "-0", "1e-400", "0b1", "١٢٣", "²", "x" * 5_000, "é" * 20_000, "\n" * 2_000),
 ]
 FLOATS = [float("nan"), float("inf"), float("-inf"), 1.7e308, -1e-320, 4e-324]
@@ -174,14 +203,14 @@ class Changer:
         return text[:at] + text[at:end][:2_000] * draw.choice((2, 3, 20)) + text[end:]
 
     def _repeated_key(self, text: str) -> str:
-        names = [found for found in re.finditer(r'"[^"\\]*"(?=:)', text)]
+        names = list(re.finditer(r'"[^"\\]*"(?=:)', text))
         if not names:
             return text
         name = self.draw.choice(names)
         return f"{text[: name.start()]}{name[0]}:{json.dumps(self.scalar())},{text[name.start() :]}"
 
     def _raw(self, text: str) -> str:
-        values = [found for found in re.finditer(r"(?<=: )[^,{}\[\]]+", text)]
+        values = list(re.finditer(r"(?<=: )[^,{}\[\]]+", text))
         if not values:
             return text
         value = self.draw.choice(values)

@@ -11,15 +11,15 @@ from collections import Counter
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from web_rig import HOSTILE, SERVICE_TOKEN
+
+from app.web.guard import FORM_KEY
+from app.web.sessions import SESSION_COOKIE, VISIT_COOKIE
 from fuzz.frame import Case, Target, check
 from fuzz.values import bytes_of
 from fuzz.web_cases import BAD, JSON_BODIES, valid_case, web_case
 from fuzz.web_parts import SESSION_KEY, Workers
 from fuzz.wire import Answer, exchange, json_request, plain
-from web_rig import HOSTILE, SERVICE_TOKEN
-
-from app.web.guard import FORM_KEY
-from app.web.sessions import SESSION_COOKIE, VISIT_COOKIE
 
 PUBLIC = frozenset(("/health/live", "/health/ready", "/sign-in", "/sign-out"))
 AWAY = re.compile(r"/dead-letters/|/health/ready|/promote")
@@ -157,7 +157,9 @@ class WebTarget(Target):
         public = path in PUBLIC or path.startswith("/static")
         if case["caller"] in BAD and not public and not own and "cookies" not in case:
             led = answer.headers.get("location", "")
-            check(answer.status == 303 and led.startswith("/sign-in"), f"{case['caller']} got {answer.status} of {path}")
+            check(
+                answer.status == 303 and led.startswith("/sign-in"), f"{case['caller']} got {answer.status} of {path}"
+            )
         if answer.status == 303:
             to = answer.headers.get("location", "")
             check(to.startswith("/") and not to.startswith(("//", "/\\")), f"led elsewhere: {to}")
@@ -177,7 +179,15 @@ class WebTarget(Target):
         """The pages work, a review is taken, and there is something new to decide on."""
         web, token = self.web, self.web.tokens["operator"]
         for port in web.ports.values():
-            for path in ("/", "/models", "/review", "/routing", "/audit", "/dead-letters", f"/cycles/{web.names.cycles[0]}"):
+            for path in (
+                "/",
+                "/models",
+                "/review",
+                "/routing",
+                "/audit",
+                "/dead-letters",
+                f"/cycles/{web.names.cycles[0]}",
+            ):
                 page = exchange(port, json_request("GET", path, token))
                 check(page.status == 200, f"{path} is answered {page.status} {page.text[:300]}")
         before = len(web.reviews.events)
@@ -205,5 +215,3 @@ def _spoilt(case: Case) -> Any:
     """What of a case's HTTP is not its route's."""
     fits = case["target"] in ("*", "") or not case["target"].startswith("/")
     return {"target"} if fits else set()
-
-

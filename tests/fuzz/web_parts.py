@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import orjson
 from fastapi import FastAPI
-from fuzz.web_cases import Names
 from fuzz_ingest_checks import MemoryProducer
 from loopback import serving
 from web_rig import HOSTILE, SERVICE_TOKEN, Rig, revised, routes
@@ -21,6 +20,7 @@ from app.roles import Role
 from app.store import access
 from app.store.access import UserRole
 from app.wiring import audit_config
+from fuzz.web_cases import Names
 from models.audit import AuditEntry
 from models.cycle import CycleState
 from policies.audit.service import create_audit_app

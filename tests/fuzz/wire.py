@@ -21,8 +21,18 @@ HEADERS: list[list[str]] = [
     *(["Content-Type", "multipart/form-data; boundary=x"], ["Content-Type", "application/x-www-form-urlencoded"]),
     *(["Content-Encoding", "gzip"], ["Accept", "text/html"], ["Accept", "\xff"], ["Expect", "100-continue"]),
     *(["Host", "evil.example"], ["X-Forwarded-For", "1.2.3.4, \xff"], ["Upgrade", "websocket"], ["Range", "bytes=0-1"]),
-    *(["X-HTTP-Method-Override", "DELETE"], ["Cookie", "a=b; " * 300], ["Cookie", "\xff=\xff"], ["X-Long", "x" * 20_000]),
-    *(["Authorization", "Basic YTpi"], ["Authorization", "Bearer"], ["Authorization", "Bearer \xff\xfe"], ["If-None-Match", "*"]),
+    *(
+        ["X-HTTP-Method-Override", "DELETE"],
+        ["Cookie", "a=b; " * 300],
+        ["Cookie", "\xff=\xff"],
+        ["X-Long", "x" * 20_000],
+    ),
+    *(
+        ["Authorization", "Basic YTpi"],
+        ["Authorization", "Bearer"],
+        ["Authorization", "Bearer \xff\xfe"],
+        ["If-None-Match", "*"],
+    ),
 ]
 
 
@@ -66,7 +76,9 @@ def wire_of(case: Case) -> bytes:
     elif framing != "none" and (body or case["method"] not in {"GET", "HEAD"}):
         length = len(body) + {"more": 10, "fewer": -5}.get(framing, 0)
         headers += [["Content-Length", str(length)]] * (2 if framing == "twice" else 1)
-    head = f"{case['method']} {case['target']} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers)
+    head = f"{case['method']} {case['target']} HTTP/1.1\r\n" + "".join(
+        f"{name}: {value}\r\n" for name, value in headers
+    )
     return head.encode("latin-1", "replace") + b"\r\n" + body
 
 

@@ -113,7 +113,8 @@ def test_an_adapter_with_a_damaged_configuration_is_refused(tmp_path: Path, conf
     [
         {"megatron_config": {"a": 1}, "megatron_core": "antigravity"},
         {"auto_mapping": {"base_model_class": "X", "parent_library": "antigravity"}},
-        {"r": 2**40}, {"r": 8}, {"r": True}, {"r": "16"}, {"target_modules": ["norm"]}, {"target_modules": "all-linear"},
+        {"r": 2**40}, {"r": 8}, {"r": True}, {"r": "16"}, {"target_modules": ["norm"]},
+        {"target_modules": "all-linear"},
         {"lora_alpha": float("nan")}, {"lora_dropout": 2}, {"modules_to_save": ["lm_head"]}, {"use_dora": True},
         {"layers_to_transform": 0}, {"rank_pattern": {"q_proj": 10**9}}, {"unheard_of": 5}, {"bias": "all"},
     ],

@@ -20,7 +20,7 @@ from agents.training.adapter import ADAPTER_FILES, AdapterError
 MAX_RANK: Final = 1024
 _FREE: Final = frozenset({"base_model_name_or_path", "inference_mode", "peft_version", "revision"})
 _OURS: Final = frozenset({"r", "lora_alpha", "lora_dropout", "target_modules"})
-_NOTHING: Final = (None, False, [], {})
+_NOTHING: Final[tuple[Any, ...]] = (None, False, [], {})
 _PREFIX: Final = "base_model.model."
 
 

@@ -19,7 +19,6 @@ from agents.training.adapter import AdapterError as AdapterError
 from agents.training.adapter import adapter_digest as adapter_digest
 from agents.training.ml.adapter_file import check_adapter_files
 
-
 UNREADABLE = (
     *(SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError),
 )
