@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pickle
 import random
 import shutil
-import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from agents.training.ml.dp import PrivateTrainer
 from agents.training.ml.lora import AdapterError, LoraSpec, adapter_state, attach_adapter, load_adapter, save_adapter
 from agents.training.ml.loss import TrainExample
 from agents.training.ml.plan import DpPlan
+from fuzz.damage import changed_json, changed_tensors
 from fuzz.frame import Case, Target, check
 from fuzz.values import Changer
 
@@ -243,9 +242,9 @@ class CheckpointsTarget(Target):
             at = int((len(content) - 1) * more[0]) if content else 0
             path.write_bytes(content[:at] + bytes([more[1]]) + content[at + 1 :])
         elif path.suffix == ".json":
-            path.write_bytes(_changed_json(content, kind, more))
+            path.write_bytes(changed_json(content, kind, more))
         else:
-            path.write_bytes(_changed_tensors(content, kind, more))
+            path.write_bytes(changed_tensors(content, kind, more))
 
     def settle(self) -> None:
         """Whole files are taken, and come back as they were saved."""
@@ -260,50 +259,6 @@ class CheckpointsTarget(Target):
         """Both kinds taken and refused."""
         wanted = {f"{kind} {outcome}" for kind in ("checkpoint", "adapter") for outcome in ("taken", "refused")}
         return wanted - set(outcomes)
-
-
-def _changed_json(content: bytes, kind: str, more: list[Any]) -> bytes:
-    try:
-        tree = json.loads(content)
-        if kind == "whole":
-            tree = more[0]
-        else:
-            *parents, leaf = more[0]
-            part = tree
-            for parent in parents:
-                part = part[parent]
-            if kind == "set":
-                part[leaf] = more[1]
-            else:
-                del part[leaf]
-        return json.dumps(tree).encode()
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return content  # an earlier change took the place away
-
-
-def _changed_tensors(content: bytes, kind: str, more: list[Any]) -> bytes:
-    try:
-        (size,) = struct.unpack("<Q", content[:8])
-        header = json.loads(content[8 : 8 + size])
-        names = [name for name in header if name != "__metadata__"]
-        body = content[8 + size :]
-        if kind == "length":
-            return struct.pack("<Q", more[0]) + content[8:]
-        name = names[more[0] % len(names)]
-        if kind == "header":
-            header[name][more[1]] = more[2]
-        elif kind == "rename":
-            header[more[1]] = header.pop(name)
-        elif kind == "drop":
-            del header[name]
-        elif kind == "fill":
-            start, end = header[name]["data_offsets"]
-            one = struct.pack("<f", float(more[1]))
-            body = body[:start] + (one * ((end - start) // 4 + 1))[: end - start] + body[end:]
-        written = json.dumps(header).encode()
-        return struct.pack("<Q", len(written)) + written + body
-    except (ValueError, LookupError, TypeError, struct.error, AttributeError, RecursionError):
-        return content
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import faulthandler
 import json
-import logging
 import random
 import re
 import resource
@@ -23,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, ClassVar
+
+from fuzz.ear import Ear, listening
 
 Case = dict[str, Any]
 
@@ -156,43 +157,6 @@ class Result:
         return "\n".join([*lines, *told])
 
 
-class Ear(logging.Handler):
-    """Hears what is logged: a secret anywhere, or an exception that nobody handled, is a finding."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.said: list[str] = []
-        self.faults: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if record.exc_info and record.exc_info[0] is not None:
-            trace = "".join(traceback.format_exception(*record.exc_info))
-            text += trace
-            if record.levelno >= logging.ERROR:
-                self.faults.append(trace[-2500:])
-        self.said.append(text[:100_000])
-
-    def clear(self) -> None:
-        """Forget what was heard."""
-        self.said.clear()
-        self.faults.clear()
-
-
-@contextmanager
-def listening() -> Iterator[Ear]:
-    """Hear all loggers while the block runs."""
-    ear, root = Ear(), logging.getLogger()
-    before = root.level
-    root.addHandler(ear)
-    root.setLevel(logging.INFO)
-    try:
-        yield ear
-    finally:
-        root.removeHandler(ear)
-        root.setLevel(before)
-
-
 @contextmanager
 def watchdog(cpu_s: float) -> Iterator[None]:
     """Interrupt what uses more CPU time; end the process if not even that is possible."""
@@ -249,14 +213,16 @@ def place_of(error: BaseException) -> str:
 
 
 def run(target: Target, seconds: float, seed: int, *, most_findings: int = 12, last: Path | None = None) -> Result:
-    """Fuzz for so many seconds, or until so many kinds of finding are made.
+    """Fuzz for so many seconds, and the first cases in any case, or until so many kinds of finding are made.
 
     `last`: keeps the case under way there, for one that ends the process.
     """
     result, started = Result(), time.monotonic()
-    told = started
+    told, first = started, len(target.first())
     with listening() as ear:
-        while time.monotonic() - started < seconds and len(result.findings) < most_findings:
+        while len(result.findings) < most_findings:
+            if result.cases >= first and time.monotonic() - started >= seconds:
+                break
             case = case_of(target, seed, result.cases)
             if last is not None:
                 last.write_text(json.dumps(case))

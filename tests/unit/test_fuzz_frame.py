@@ -112,7 +112,7 @@ def test_a_case_is_the_same_again(faulty: Faulty) -> None:
 
 
 def test_findings_of_one_cause_are_told_once(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faulty, "run", lambda case: check(False, f"broken at {random.random()}"))
+    monkeypatch.setattr(faulty, "run", lambda case: check(False, f"broken at {random.randrange(10**9)}"))
     result = run(faulty, 0.2, 1)
     assert len(result.findings) == 1
     assert result.kinds.total() == result.cases > 1

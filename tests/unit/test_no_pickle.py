@@ -116,7 +116,8 @@ def test_an_adapter_with_a_damaged_configuration_is_refused(tmp_path: Path, conf
         {"r": 2**40}, {"r": 8}, {"r": True}, {"r": "16"}, {"target_modules": ["norm"]},
         {"target_modules": "all-linear"},
         {"lora_alpha": float("nan")}, {"lora_dropout": 2}, {"modules_to_save": ["lm_head"]}, {"use_dora": True},
-        {"layers_to_transform": 0}, {"rank_pattern": {"q_proj": 10**9}}, {"unheard_of": 5}, {"bias": "all"},
+        {"layers_to_transform": 0}, {"rank_pattern": {"q_proj": 10**9}}, {"unheard_of": 5},
+        {"trainable_token_indices": []}, {"bias": "all"},
     ],
 )  # fmt: skip
 def test_an_adapter_that_sets_what_training_does_not_is_refused_before_peft_acts_on_it(

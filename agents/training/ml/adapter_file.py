@@ -62,7 +62,7 @@ def _configuration(given: Any) -> tuple[int, list[str]]:
     for name, value in given.items():
         if name in _FREE and (value is None or isinstance(value, bool | str)):
             continue
-        if name not in _OURS and value not in _NOTHING and not _same(value, usual.get(name)):
+        if name not in _OURS and not _unset(value, name, usual):
             raise _unfit(f"it sets {name[:80]!r}, which no training here sets")
     rank, targets = given.get("r"), given.get("target_modules")
     if type(rank) is not int or not 1 <= rank <= MAX_RANK:
@@ -78,8 +78,12 @@ def _configuration(given: Any) -> tuple[int, list[str]]:
     return rank, targets
 
 
-def _same(value: Any, usual: Any) -> bool:
-    return type(value) is type(usual) and bool(value == usual)
+def _unset(value: Any, name: str, usual: dict[str, Any]) -> bool:
+    """Whether a field is as PEFT writes it where nothing was set; one that this PEFT has not, whether it is empty."""
+    if name not in usual:
+        return value in _NOTHING
+    expected = usual[name]
+    return (type(value) is type(expected) and bool(value == expected)) or (value is None and expected in _NOTHING)
 
 
 def _unfit(why: str) -> AdapterError:
