@@ -44,6 +44,7 @@ class WebTarget(Target):
         # JSON before forms: the stop switch is turned on by one and off by the other.
         ordered = sorted(self.web.routes, key=lambda one: (one[2] not in JSON_BODIES, one))
         self._first = [valid_case(*route, caller) for caller in ("operator", "nobody") for route in ordered]
+        self._first += [valid_case("train", "POST", "/sign-in", "nobody") | {"form_key": "forged"}]
         self.secrets = (
             SERVICE_TOKEN, SESSION_KEY, "planted-token-of-audit",
             *(token for name, token in self.web.tokens.items() if name not in {"basic", "secret"}),
