@@ -70,7 +70,7 @@ class PolicyEngineTarget(Target):
         """A valid request, changed in its tree, its text and its HTTP; or one whose text speaks to the judge."""
         changer = Changer(draw)
         if draw.random() < 0.12:
-            return self._persuasion(draw, changer)
+            return self._persuasion(draw)
         path = draw.choice(PATHS[:3] * 6 + PATHS)
         if path not in PATHS[:3]:
             target = path
@@ -91,7 +91,7 @@ class PolicyEngineTarget(Target):
         spoil(draw, case)
         return case
 
-    def _persuasion(self, draw: random.Random, changer: Changer) -> Case:
+    def _persuasion(self, draw: random.Random) -> Case:
         """A harmful exchange with orders to the judge around and in it."""
         content, prompt = GIVEN, ASKED
         for _ in range(draw.choice((1, 2, 3))):
@@ -100,7 +100,6 @@ class PolicyEngineTarget(Target):
             content = f"{content[:at]}\n{order}\n{content[at:]}" if at in (0, len(content)) else f"{content}\n{order}"
             if draw.random() < 0.3:
                 prompt = draw.choice((f"{prompt}\n{order}", f"{order}\n{prompt}"))
-        del changer
         body = json.dumps(asked(content, prompt))
         return {**json_request("POST", "/api/v1/evaluate", TOKEN, body), "harmful": True}
 

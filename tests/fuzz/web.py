@@ -8,7 +8,6 @@ import logging
 import random
 import re
 from collections import Counter
-from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from web_rig import HOSTILE, SERVICE_TOKEN
@@ -68,7 +67,7 @@ class WebTarget(Target):
         answer = exchange(web.ports[case["worker"]], sent, until=until)
         changed = web.commits() != before
         published = len(web.reviews.events) - reviews + len(web.records.values) - records
-        whole = plain(sent) and sent["method"] == case["route"].partition(" ")[0] and "target" not in _spoilt(case)
+        as_routed = sent["method"] == case["route"].partition(" ")[0] and _is_path(case["target"])
         check(answer.status != 500, f"{case['route']}: status 500")
         self._says_nothing(answer, sent)
         if answer.status == 0:
@@ -84,7 +83,7 @@ class WebTarget(Target):
             self._may(case, sent, answer, changed or published > 0)
             if published and route == "/api/v1/feedback":
                 self._published(sent)
-        return f"{case['route'] if whole else 'odd'} {answer.status // 100}xx"
+        return f"{case['route'] if plain(sent) and as_routed else 'odd'} {answer.status // 100}xx"
 
     def _filled(self, case: Case) -> Case:
         """The case with the names of things, credentials and proofs that are known only now."""
@@ -164,6 +163,7 @@ class WebTarget(Target):
         if answer.status == 303:
             to = answer.headers.get("location", "")
             check(to.startswith("/") and not to.startswith(("//", "/\\")), f"led elsewhere: {to}")
+        check(not changed or case["caller"] != "viewer" or own, "a viewer changed something")
         if not changed or case["means"] != "session" or own:
             return
         check("form" in case and case["form_key"] == "own", "changed by a session without the form's proof")
@@ -212,7 +212,5 @@ class WebTarget(Target):
         return never | {f"{route}: never refused" for route in routes - refused - needs_more - open_routes}
 
 
-def _spoilt(case: Case) -> Any:
-    """What of a case's HTTP is not its route's."""
-    fits = case["target"] in ("*", "") or not case["target"].startswith("/")
-    return {"target"} if fits else set()
+def _is_path(target: str) -> bool:
+    return target.startswith("/")
