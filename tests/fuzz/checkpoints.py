@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import logging
 import os
 import pickle
@@ -15,7 +18,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents.training.ml.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, state_of
-from agents.training.ml.dp import PrivateTrainer
+from agents.training.ml.dp import NonFiniteGradientError, PrivateTrainer
 from agents.training.ml.lora import AdapterError, LoraSpec, adapter_state, attach_adapter, load_adapter, save_adapter
 from agents.training.ml.loss import TrainExample
 from agents.training.ml.plan import DpPlan
@@ -80,7 +83,8 @@ class CheckpointsTarget(Target):
         """Changes of the two files of a checkpoint or an adapter, told as data: their bytes differ from run to run."""
         changer = Changer(draw)
         kind = draw.choice(("checkpoint", "adapter"))
-        case: Case = {"kind": kind, "json": [], "tensors": []}
+        # With a digest that is made anew, what lies behind its check is reached.
+        case: Case = {"kind": kind, "json": [], "tensors": [], "anew": draw.random() < 0.8}
         for _ in range(draw.choice((0, 1, 1, 2))):
             case["json"].append(self._of_json(draw, changer, kind))
         for _ in range(draw.choice((0, 0, 1, 1, 2))):
@@ -174,9 +178,19 @@ class CheckpointsTarget(Target):
             self._apply(directory / names[short][0], change)
         for change in case["tensors"]:
             self._apply(directory / names[short][1], change)
+        if case.get("anew") and short == "c":
+            self._digest_anew(directory)
         outcome = self._checkpoint(directory) if short == "c" else self._adapter(directory)
         check(not self.canary.exists(), "a pickle was loaded")
         return f"{case['kind']} {outcome}"
+
+    def _digest_anew(self, directory: Path) -> None:
+        try:
+            meta = json.loads((directory / "state.json").read_text())
+            meta["sha256"] = hashlib.sha256((directory / "state.safetensors").read_bytes()).hexdigest()
+            (directory / "state.json").write_text(json.dumps(meta))
+        except (OSError, ValueError, TypeError, RecursionError):
+            return  # there is nothing to put it into
 
     def _checkpoint(self, directory: Path) -> str:
         trainer = self.trainer
@@ -193,8 +207,10 @@ class CheckpointsTarget(Target):
             check(bool(torch.isfinite(parameter).all()), f"{name} is not finite")
         steps = trainer.step_index
         if not trainer.finished:
-            trainer.step()
-            check(trainer.step_index == steps + 1, "it does not go on")
+            # A number may be so large that the step says so, and what to do.
+            with contextlib.suppress(NonFiniteGradientError):
+                trainer.step()
+                check(trainer.step_index == steps + 1, "it does not go on")
         return "taken"
 
     def _adapter(self, directory: Path) -> str:

@@ -44,7 +44,7 @@ def changed_tensors(content: bytes, kind: str, more: list[Any]) -> bytes:
         elif kind == "drop":
             del header[name]
         elif kind == "fill":
-            start, end = header[name]["data_offsets"]
+            start, end = (min(one, len(body)) for one in header[name]["data_offsets"])
             one = struct.pack("<f", float(more[1]))
             body = body[:start] + (one * ((end - start) // 4 + 1))[: end - start] + body[end:]
         written = json.dumps(header).encode()

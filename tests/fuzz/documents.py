@@ -171,7 +171,7 @@ class DocumentsTarget(Target):
     def _refusal(self, told: str, root: Path) -> None:
         check(len(told) > 20, f"a refusal says too little: {told!r}")
         check(len(told) < MOST_TOLD, f"a refusal has {len(told)} characters")
-        named = any(name in told for name in (str(root), "polic", "cases", "bundle"))
+        named = any(name in told for name in (str(root), ".rego", "polic", "cases", "bundle"))
         check(named, f"a refusal names no file: {told[:300]}")
 
     def settle(self) -> None:

@@ -5,6 +5,7 @@ Nothing here can run code when loaded, and nothing random is kept: a resumed ste
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -21,6 +22,8 @@ from agents.training.ml.dp import PrivateTrainer
 from agents.training.ml.lora import UNREADABLE, sync_files
 
 FORMAT: Final = 1
+_TENSORS: Final = "state.safetensors"
+_DIGEST: Final = "sha256"
 _WEIGHT: Final = "weight:"
 _STATE: Final = "state:"
 _NAME: Final = re.compile(r"step-(\d{8})")
@@ -97,8 +100,9 @@ def save_checkpoint(trainer: PrivateTrainer, root: Path, *, keep: int = 2) -> Pa
     root.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".tmp-", dir=root))
     try:
-        save_file(state.tensors, partial / "state.safetensors")
-        (partial / "state.json").write_text(json.dumps(state.meta, indent=2))
+        save_file(state.tensors, partial / _TENSORS)
+        meta = {**state.meta, _DIGEST: _sha256(partial / _TENSORS)}
+        (partial / "state.json").write_text(json.dumps(meta, indent=2))
         sync_files(partial)
         if target.exists():
             shutil.rmtree(target)
@@ -120,7 +124,10 @@ def load_checkpoint(trainer: PrivateTrainer, directory: Path) -> None:
     """Resume ``trainer`` from a checkpoint directory. Raises ``CheckpointError``."""
     try:
         meta = json.loads((directory / "state.json").read_text())
-        tensors = load_file(directory / "state.safetensors")
+        # A bit that fell over may leave a number that passes for a weight. Older versions' checkpoints have no digest.
+        if meta.get(_DIGEST, found := _sha256(directory / _TENSORS)) != found:
+            raise CheckpointError(f"the tensors of checkpoint {directory.name} are damaged: {_ONE_BEFORE}")
+        tensors = load_file(directory / _TENSORS)
         named = _NAME.fullmatch(directory.name)
         if named is not None and meta["step"] != int(named[1]):
             raise CheckpointError(f"checkpoint {directory.name} says that it is of another step: {_ONE_BEFORE}")
@@ -129,6 +136,11 @@ def load_checkpoint(trainer: PrivateTrainer, directory: Path) -> None:
         raise
     except UNREADABLE as error:
         raise CheckpointError(f"checkpoint {directory.name} cannot be read: {_ONE_BEFORE}") from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _checkpoints(root: Path) -> list[Path]:

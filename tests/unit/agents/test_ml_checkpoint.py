@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -116,7 +117,7 @@ def test_a_checkpoint_holds_no_random_state_and_no_pickle(tmp_path: Path) -> Non
     trainer.step()
     saved = save_checkpoint(trainer, tmp_path)
     assert sorted(file.name for file in saved.iterdir()) == ["state.json", "state.safetensors"]
-    assert set(json.loads((saved / "state.json").read_text())) == {"format", "step", "plan", "non_private"}
+    assert set(json.loads((saved / "state.json").read_text())) == {"format", "step", "plan", "non_private", "sha256"}
     assert {name.split(":")[0] for name in state_of(trainer).tensors} == {"weight", "state"}
 
 
@@ -188,6 +189,9 @@ def test_a_checkpoint_with_damaged_tensors_is_refused_whole(tmp_path: Path, dama
     else:
         tensors["state:other:" + moment.removeprefix("state:exp_avg:")] = tensors[moment].clone()
     save_file(tensors, saved / "state.safetensors")
+    meta = json.loads((saved / "state.json").read_text())
+    meta["sha256"] = hashlib.sha256((saved / "state.safetensors").read_bytes()).hexdigest()
+    (saved / "state.json").write_text(json.dumps(meta))
     model, fresh = new_trainer(init=2)
     before = adapter_state(model)
     with pytest.raises(CheckpointError):
@@ -204,3 +208,27 @@ def test_plain_sgd_keeps_nothing_and_resumes(tmp_path: Path) -> None:
     _, resumed = new_trainer(plan)
     load_checkpoint(resumed, save_checkpoint(trainer, tmp_path))
     assert resumed.step_index == 1
+
+
+def test_a_checkpoint_with_a_bit_that_fell_over_is_refused(tmp_path: Path) -> None:
+    _, trainer = new_trainer()
+    trainer.step()
+    saved = save_checkpoint(trainer, tmp_path)
+    content = bytearray((saved / "state.safetensors").read_bytes())
+    content[-3] ^= 1
+    (saved / "state.safetensors").write_bytes(content)
+    _, fresh = new_trainer()
+    with pytest.raises(CheckpointError, match="damaged: delete it"):
+        load_checkpoint(fresh, saved)
+
+
+def test_a_checkpoint_of_a_version_that_kept_no_digest_is_resumed(tmp_path: Path) -> None:
+    _, trainer = new_trainer()
+    trainer.step()
+    saved = save_checkpoint(trainer, tmp_path)
+    meta = json.loads((saved / "state.json").read_text())
+    del meta["sha256"]
+    (saved / "state.json").write_text(json.dumps(meta))
+    _, fresh = new_trainer()
+    load_checkpoint(fresh, saved)
+    assert fresh.step_index == 1
