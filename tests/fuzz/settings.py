@@ -173,7 +173,7 @@ def _out_of_place(tree: Any) -> None:
         for key in list(part) if isinstance(part, dict) else range(len(part)) if isinstance(part, list) else ():
             inner = (*path, str(key)) if isinstance(part, dict) else path
             secret_here = kept or any(inner[: len(name)] == name for name in (tuple(one.split(".")) for one in SECRETS))
-            if isinstance(part[key], str) and part[key].count(PLANTED) > part[key].count(f":{PLANTED}@") and path:
+            if isinstance(part[key], str) and part[key].count(PLANTED) > part[key].count(f":{PLANTED}@"):
                 part[key] = part[key] if secret_here else "out of place"
             waiting.append((part[key], inner))
 
