@@ -22,7 +22,9 @@ from fuzz.wire import Answer, exchange, json_request, plain
 
 PUBLIC = frozenset(("/health/live", "/health/ready", "/sign-in", "/sign-out"))
 AWAY = re.compile(r"/dead-letters/|/health/ready|/promote")
-"""What needs a broker or an adapter, which there are none of here."""
+"""What needs a broker, an adapter or the policy engine, which there are none of here."""
+UNDECIDED = re.compile(r"/rollback")
+"""What needs the policy engine unless it is asked for without a verdict."""
 REFUSALS = frozenset((400, 401, 403, 404, 405, 409, 411, 413, 415, 422))
 RAW_HTML = ("<script>fuzz", "<b id='fuzz'", "onerror=fuzz()>", HOSTILE[:20], "<img src=x")
 VISIT = "visit-of-the-fuzzer"
@@ -74,7 +76,8 @@ class WebTarget(Target):
             check(not plain(sent), "a whole request got no answer")
             return "connection closed"
         if answer.status >= 400:
-            away = answer.status == 503 and AWAY.search(sent["target"]) is not None
+            unserved = AWAY.search(sent["target"]) or UNDECIDED.search(sent["target"])
+            away = answer.status == 503 and unserved is not None
             told = f"{case['route']}: status {answer.status}: {answer.text[:400]}"
             check(answer.status in REFUSALS or away, told)
             check(not changed and published == 0, f"refused with {answer.status}, and changed all the same")
