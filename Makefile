@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-full up test chaos soak bench bench-scaling bench-policies bench-pii bench-revision \
+.PHONY: help demo demo-full up test chaos soak fuzz bench bench-scaling bench-policies bench-pii bench-revision \
   bench-training otel capacity lint types format venv constraints
 
 help: ## list the targets
@@ -50,6 +50,11 @@ soak: ## a steady load for long: memory, files and latency must stay flat (ARGS=
 	@docker/install/system.sh test
 	@docker/install/python.sh $(VENV) engine train embedded test
 	PYTHONPATH=tests $(BIN)/python -m chaos.soak $(ARGS)
+
+fuzz: ## hostile input at every boundary, target by target (ARGS='all --seconds 600'; ARGS=--help)
+	@docker/install/system.sh test
+	@docker/install/python.sh $(VENV) engine train embedded test
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(or $(ARGS),all)
 
 bench: ## what routing costs, beside other ways to do it: a table, and var/bench/routing.json (ARGS=--help)
 	@docker/install/system.sh test

@@ -9,7 +9,7 @@ import atexit
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,9 @@ from typing import Any
 
 import httpx
 import sqlalchemy as sa
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import Mount
 
 from app import wiring
 from app.roles import Role
@@ -256,6 +258,22 @@ def revised(connection: sa.Connection, cycle_id: str, example_id: str, target: s
     row = {"example_id": example_id, "rounds": 2, "origin": "revision", "compliant": True, "score": 0.98,
            "target": target, "target_digest": "56" * 32, "history": []}  # fmt: skip
     revisions.save(connection, cycle_id, [row])
+
+
+def routes(app: FastAPI | APIRouter) -> Iterator[tuple[str, str]]:
+    """(method, path) of everything an application serves, but for the files under `/static`."""
+    for route in app.routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            assert not route.include_context.prefix, "say its prefix in the paths that are yielded"
+            yield from routes(inner)
+            continue
+        if isinstance(route, Mount):
+            assert route.path == "/static", f"{route.path} is mounted, and nothing here asks who may see it"
+            continue
+        assert isinstance(route, APIRoute), f"{route} is no route that this test knows how to ask"
+        for method in sorted(route.methods - {"HEAD"}):
+            yield method, route.path
 
 
 def form_key_in(page: str) -> str:

@@ -40,8 +40,13 @@ def emit(rows: Sequence[Mapping[str, Any]] | Mapping[str, Any], as_json: bool) -
     console.print(table)
 
 
+def printable(text: str) -> str:
+    """The text with what is no printable character, but a line's end or a tab, escaped."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 def _shown(value: Any) -> str:
-    # Names come from events: brackets in them are text, not the terminal's markup.
+    # Names come from events: brackets in them are text, not the terminal's markup, and no terminal obeys them.
     if isinstance(value, Mapping | list | tuple):
-        return escape(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode())
-    return "" if value is None else escape(str(value))
+        return escape(printable(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode()))
+    return "" if value is None else escape(printable(str(value)))

@@ -195,7 +195,7 @@ def _read_facts(name: str) -> dict[str, Any]:
         facts = json.loads(text)
     except OSError as error:
         _no_verdict(f"{name} cannot be read ({error.strerror}); name a file with the facts, or - for standard input")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         _no_verdict(f"{whose}: no JSON ({error}); give one JSON object")
     if not isinstance(facts, dict):
         _no_verdict(f"{whose}: a JSON {type(facts).__name__}, where an object belongs; give one")

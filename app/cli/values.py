@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import typer
 from aiokafka.errors import KafkaError
 
+from app.cli.output import printable
 from app.connections import kafka_refusal
 from app.settings import Settings
 
@@ -66,7 +67,7 @@ def reason_given(text: str) -> str:
 def shown(text: str, most: int = 200) -> str:
     """Text of others, safe and short: what is no printable character but a line's end or a tab is escaped."""
     cut = text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in cut)
+    return printable(cut)
 
 
 def fail(message: str) -> NoReturn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -31,6 +31,8 @@ SPECIFICATION_NAMES = {
 NOT_SETTINGS = frozenset(
     {"FLYWHEEL_CONFIG", "FLYWHEEL_ROLE", "FLYWHEEL_TEST_DATA", "FLYWHEEL_REQUIRE_ALL", "FLYWHEEL_CACHE"}
 )
+MOST_FAULTS, MOST_TOLD = 20, 300
+"""Of a configuration, that are told; characters of a value or a message."""
 NOT_SETTINGS_PREFIXES = ("FLYWHEEL_TEST_", "FLYWHEEL_OPA", "FLYWHEEL_OTELCOL")
 
 
@@ -56,12 +58,15 @@ def load_settings(env: Mapping[str, str] | None = None, toml: Path | None = None
     """
     env = dict(os.environ if env is None else env)
     values = _read_toml(toml or _toml_path(env))
+    from_files: set[str] = set()
     for name, value, origin in _from_environment(env):
         _put(values, name, value, origin)
+        # A plain variable comes after a file's, and takes its place.
+        (from_files.add if origin.endswith("_FILE") else from_files.discard)(name)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from None
+        raise SettingsError(_explain(error, from_files)) from None
 
 
 def _toml_path(env: Mapping[str, str]) -> Path | None:
@@ -83,8 +88,14 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
 
     try:
         return dict(TomlConfigSettingsSource(_Toml, toml_file=path)())
+    except OSError as error:
+        raise SettingsError(
+            f"configuration file {path} cannot be read ({error.strerror}): see its permissions"
+        ) from None
+    except RecursionError:
+        raise SettingsError(f"{path} is nested too deep: no setting is, so look for brackets too many") from None
     except ValueError as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+        raise SettingsError(f"{path} is not valid TOML: {_shortened(str(error))}") from None
 
 
 def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
@@ -96,9 +107,12 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
     known = dict(known_settings())
     files, plain = [], []
     for variable, text in sorted(env.items()):
+        ours = variable in SPECIFICATION_NAMES or (variable.startswith(PREFIX) and not _is_other(variable))
+        if ours and _is_no_text(text):
+            raise SettingsError(f"{variable} holds bytes that are no UTF-8 text: write its value as one")
         if variable in SPECIFICATION_NAMES:
             yield SPECIFICATION_NAMES[variable], text, variable
-        elif variable.startswith(PREFIX) and not _is_other(variable):
+        elif ours:
             name = variable.removeprefix(PREFIX).lower().replace("__", ".")
             if name in known:
                 plain.append((name, _parse(text, known[name]), variable))
@@ -109,6 +123,14 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
                 raise SettingsError(_unknown(variable, name, list(known)))
     yield from files
     yield from plain
+
+
+def _is_no_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _is_other(variable: str) -> bool:
@@ -149,19 +171,29 @@ def _unknown(variable: str, name: str, names: list[str]) -> str:
     return f"unknown setting {variable} ({name}){hint}"
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, from_files: Collection[str]) -> str:
+    """The faults in one line. What came out of a file is not told: files are where secrets are kept."""
     lines = []
     known = dict(known_settings())
     names = list(known)
-    for item in error.errors(include_url=False):
-        name = ".".join(str(part) for part in item["loc"])
+    for item in error.errors(include_url=False)[:MOST_FAULTS]:
+        place = [str(part) for part in item["loc"]]
+        name = _shortened(".".join(place))
         if item["type"] == "extra_forbidden":
             lines.append(_unknown(name, name, names))
         else:
-            hidden = isinstance(item["input"], dict) or _is_secret(known.get(name))
-            given = "" if hidden else f" (given: {hide_password(repr(item['input']))})"
-            lines.append(f"{name or 'settings'}: {item['msg']}{given}")
-    return "; ".join(lines)
+            setting = next((one for one in names if place[: one.count(".") + 1] == one.split(".")), None)
+            # A value in a section's place may be a secret's.
+            hidden = isinstance(item["input"], dict) or setting is None or _is_secret(known[setting])
+            hidden = hidden or setting in from_files
+            given = "" if hidden else f" (given: {_shortened(hide_password(repr(item['input'])))})"
+            lines.append(f"{name or 'settings'}: {_shortened(hide_password(item['msg']))}{given}")
+    more = error.error_count() - len(lines)
+    return "; ".join([*lines, *([f"and {more} more"] if more else [])])
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}... ({len(text)} characters)"
 
 
 def _is_secret(kind: Any) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from app.settings.masking import hide_password
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 # An empty one is a variable that somebody forgot to fill, and would stand for "anyone may".
@@ -18,6 +21,11 @@ class Section(BaseModel):
     """A section refuses what it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """What a traceback or a debugger shows: without the passwords that URLs carry."""
+        for name, value in super().__repr_args__():
+            yield name, hide_password(value) if isinstance(value, str) else value
 
 
 _KAFKA_TLS = "kafka.security_protocol says no TLS: use SSL or SASL_SSL"

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client.exposition import choose_encoder
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from app.workers import WorkerState
 
 STATIC = Path(__file__).parent / "static"
+MOST_FAULTS, MOST_NAME = 10, 100
+"""Of one request, that are told; characters of a name."""
 
 
 def create_web(settings: Settings, role: Role, state: WorkerState) -> FastAPI:
@@ -126,11 +129,13 @@ def _add_figures(app: FastAPI, role: Role, state: WorkerState, console: Console)
 def _add_errors(app: FastAPI, console: Console) -> None:
     """Browsers get errors as pages, and who has to sign in is led there; programs get them as JSON."""
 
+    def wants_page(request: Request) -> bool:
+        return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")
+
     async def refused(request: Request, error: Exception) -> Response:
         if not isinstance(error, AnyHTTPException):
             raise error
-        wants_page = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")
-        if not wants_page:
+        if not wants_page(request):
             return await http_exception_handler(request, error)
         if error.status_code == http.HTTPStatus.UNAUTHORIZED and "authorization" not in request.headers:
             back = request.url.path if request.method == "GET" else "/"
@@ -147,7 +152,24 @@ def _add_errors(app: FastAPI, console: Console) -> None:
         page.headers.update(error.headers or {})
         return page
 
+    async def invalid(request: Request, error: Exception) -> Response:
+        # Not FastAPI's own answer: it repeats what was sent, which may be what JSON cannot hold (NaN, half a surrogate
+        # pair), and then there is no answer at all.
+        found = error.errors() if isinstance(error, RequestValidationError) else []
+        faults = [{"loc": [_named(part) for part in one["loc"]], "msg": one["msg"], "type": one["type"]}
+                  for one in found[:MOST_FAULTS]]  # fmt: skip
+        if wants_page(request):
+            told = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+            return await refused(request, HTTPException(422, told))
+        return JSONResponse({"detail": faults}, 422)
+
     app.add_exception_handler(AnyHTTPException, refused)
+    app.add_exception_handler(RequestValidationError, invalid)
+
+
+def _named(part: str | int) -> str | int:
+    """A part of a fault's place, which may be a name that the caller chose."""
+    return part if isinstance(part, int) else part[:MOST_NAME].encode("utf-8", "replace").decode()
 
 
 def _stats(role: Role, state: WorkerState) -> dict[str, Any]:

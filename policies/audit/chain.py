@@ -90,7 +90,8 @@ def normalise_time(value: str | float | None) -> str:
         else:
             moment = datetime.fromtimestamp(value, UTC)
     except (ValueError, OverflowError, OSError) as error:
-        msg = f"timestamp {value!r} is no time; send RFC 3339, such as 2025-01-31T12:00:00Z, or seconds since 1970"
+        # What stands there is not repeated: it may be event text in the wrong place.
+        msg = "timestamp is no time; send RFC 3339, such as 2025-01-31T12:00:00Z, or seconds since 1970"
         raise EntryRejected(msg) from error
     return format_time(moment)
 

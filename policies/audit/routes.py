@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, BeforeValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator
 from sqlalchemy import Engine
 
 from models.audit import AuditEntry, AuditReceipt, ChainReport, RecentOptimization, RecentViolation, StoredEntry
@@ -44,7 +44,15 @@ def _no_number(value: object) -> object:
     raise ValueError("write it as RFC 3339, such as 2026-01-31T12:00:00Z")
 
 
-Moment = Annotated[datetime | None, BeforeValidator(_no_number)]
+def _in_utc(value: datetime | None) -> datetime | None:
+    # An offset may take a time at either end of the calendar out of it.
+    try:
+        return value if value is None or value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC it lies outside the years 1 to 9999; send one within them") from None
+
+
+Moment = Annotated[datetime | None, BeforeValidator(_no_number), AfterValidator(_in_utc)]
 Filter = Annotated[str | None, Query(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 _bearer = HTTPBearer(auto_error=False)
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]

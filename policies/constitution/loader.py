@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from policies.constitution.document import Constitution
 from policies.constitution.errors import ConstitutionError
+from policies.yaml_text import UnusableYaml, read_yaml
 
 DEFAULT_PATH = Path(__file__).with_name("default.yaml")
 
-# libyaml reads the shipped document about ten times faster than the pure Python scanner.
-_BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MOST_FAULTS = 50
+"""Of one document, that are told."""
 
 _REMEDIES = {
     "extra_forbidden": "remove it or correct its name",
@@ -26,21 +25,6 @@ _REMEDIES = {
     "literal_error": "use one of the values named",
     "string_pattern_mismatch": "write it in the form named",
 }
-
-
-class _Loader(_BaseLoader):  # type: ignore[misc]
-    """A safe loader that refuses a key given twice, of which YAML would keep the last without a word."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise ConstitutionError(f"line {line}: the key {key!r} is given twice; keep one of them")
-            seen.add(key)
-        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
-        return mapping
 
 
 def load_constitution(path: Path | str | None = None) -> Constitution:
@@ -54,8 +38,10 @@ def load_constitution(path: Path | str | None = None) -> Constitution:
     try:
         return Constitution.model_validate(document)
     except ValidationError as error:
-        faults = "\n".join(f"  {fault}" for fault in faults_of(error, document))
-        raise ConstitutionError(f"{source}: {error.error_count()} faulty entries\n{faults}") from None
+        faults = [f"  {fault}" for fault in faults_of(error, document)]
+        more = [f"  and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+        told = "\n".join([*faults[:MOST_FAULTS], *more])
+        raise ConstitutionError(f"{source}: {error.error_count()} faulty entries\n{told}") from None
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -80,7 +66,10 @@ def faults_of(error: ValidationError, document: dict[str, Any]) -> list[str]:
 def _put_in(entry: object, document: Path) -> object:
     if not isinstance(entry, str) or not entry.endswith((".yaml", ".yml")):
         return entry
-    part = (document.parent / entry).resolve()
+    try:
+        part = (document.parent / entry).resolve()
+    except (OSError, ValueError) as error:
+        raise ConstitutionError(f"{document}: the part {_shortened(entry)} names no file ({error})") from None
     if not part.is_relative_to(document.parent.resolve()):
         raise ConstitutionError(f"{document}: the part {entry!r} lies outside the document's folder; move it there")
     return _read_yaml(part)
@@ -89,14 +78,12 @@ def _put_in(entry: object, document: Path) -> object:
 def _read_yaml(path: Path) -> object:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a name that no file has, or bytes that are no UTF-8
         raise ConstitutionError(f"{path}: cannot be read ({error}); check the path") from error
     try:
-        content: object = yaml.load(text, Loader=_Loader)  # noqa: S506 - the loader derives from the safe one
-    except yaml.YAMLError as error:
-        raise ConstitutionError(f"{path}: is not valid YAML ({error}); correct the line named") from error
-    except ConstitutionError as error:
-        raise ConstitutionError(f"{path}: {error}") from None
+        content: object = read_yaml(text)
+    except UnusableYaml as error:
+        raise ConstitutionError(f"{path}: {error}") from error
     return content
 
 

@@ -224,7 +224,7 @@ def _read_data(files: Mapping[Path, bytes]) -> dict[str, Any]:
             document = json.loads(_text(path, content))
         except BundleError:
             raise
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{path} is no JSON ({error}); mend the file") from error
         if not isinstance(document, dict):
             raise BundleError(f"{path} holds a {type(document).__name__}; a data file holds one object")

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.decision import GateDecision
 from policies.gate.bundle import CASES, REGO_ROOT, PolicyBundle, read_files
 from policies.gate.errors import BundleError
+from policies.yaml_text import UnusableYaml, read_yaml
 
 USUAL = "usual"
 """The data of cases that name none."""
 
 _ABSENT = object()
-_MERGE = "tag:yaml.org,2002:merge"
+_NOT_THERE = (KeyError, TypeError, AttributeError)
+"""What a path raises that leads nowhere."""
 
 Lane = Literal["fast", "slow"]
-# libyaml reads the table about ten times faster than the pure Python scanner.
-_BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Line(BaseModel):
@@ -127,11 +126,11 @@ def cases_of(files: Mapping[str, bytes], root: Path) -> CaseTable:
     if CASES not in files:
         raise BundleError(f"{path} is missing: a bundle brings the cases that it must decide; write its table")
     try:
-        document = yaml.load(files[CASES], Loader=_Loader)  # noqa: S506 - the loader derives from the safe one
+        document = read_yaml(files[CASES])
         table = _Table.model_validate(document)
         cases = tuple(_expand(table))
-    except yaml.YAMLError as error:
-        raise BundleError(f"{path} is no YAML ({error}); correct the line named") from error
+    except UnusableYaml as error:
+        raise BundleError(f"{path}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "document"
@@ -143,19 +142,6 @@ def cases_of(files: Mapping[str, bytes], root: Path) -> CaseTable:
 
 class _Unreadable(ValueError):
     """A line that fits the form and makes no sense."""
-
-
-class _Loader(_BaseLoader):  # type: ignore[misc]
-    """A safe loader that refuses a key given twice, of which YAML would keep the last without a word."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        names = Counter(str(key.value) for key, _ in node.value if key.tag != _MERGE)
-        for name, times in names.items():
-            if times > 1:
-                line = node.start_mark.line + 1
-                raise _Unreadable(f"line {line}: the key {name!r} is given {times} times; keep one of them")
-        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
-        return mapping
 
 
 def _expand(table: _Table) -> Iterator[Case]:
@@ -178,6 +164,11 @@ def _all_cases(table: _Table) -> Iterator[Case]:
 
 def _cases_of_action(action: str, table: _Action) -> Iterator[Case]:
     """The base, then every fact missing, null, of the wrong type, beyond its limit and on it, then every section."""
+    for path in table.facts:
+        try:
+            _patched(table.base, path, _ABSENT)
+        except _NOT_THERE:
+            raise _Unreadable(f"actions.{action}.facts: {path} is not in the base; correct the path") from None
     base = table.base
     review = table.human_review_required
     yield Case(f"{action}: base", action, base, frozenset(), table.lane, False, review)
@@ -236,13 +227,13 @@ def _apply(document: Mapping[str, Any], change: _Change, whose: str) -> Mapping[
             document = _patched(document, path, value)
         for path in change.remove:
             document = _patched(document, path, _ABSENT)
-    except (KeyError, TypeError) as error:
+    except _NOT_THERE as error:
         raise _Unreadable(f"{whose} changes {path}, which is not there ({error}); correct the path") from None
     return document
 
 
 def _patched(document: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy with what lies at a dotted path replaced, or taken away; raises KeyError or TypeError without it."""
+    """A copy with what lies at a dotted path replaced, or taken away; raises `_NOT_THERE` without it."""
     changed = copy.deepcopy(dict(document))
     *parents, leaf = path.split(".")
     section = changed

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,3 +105,37 @@ def test_an_adapter_with_a_damaged_configuration_is_refused(tmp_path: Path, conf
     (adapter / "adapter_config.json").write_text(config)
     with pytest.raises(AdapterError):
         load_adapter(LlamaForCausalLM(small), adapter)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"megatron_config": {"a": 1}, "megatron_core": "antigravity"},
+        {"auto_mapping": {"base_model_class": "X", "parent_library": "antigravity"}},
+        {"r": 2**40}, {"r": 8}, {"r": True}, {"r": "16"}, {"target_modules": ["norm"]},
+        {"target_modules": "all-linear"},
+        {"lora_alpha": float("nan")}, {"lora_dropout": 2}, {"modules_to_save": ["lm_head"]}, {"use_dora": True},
+        {"layers_to_transform": 0}, {"rank_pattern": {"q_proj": 10**9}}, {"unheard_of": 5},
+        {"trainable_token_indices": []}, {"bias": "all"},
+    ],
+)  # fmt: skip
+def test_an_adapter_that_sets_what_training_does_not_is_refused_before_peft_acts_on_it(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    pytest.importorskip("peft")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from agents.training.ml.lora import AdapterError, LoraSpec, attach_adapter, load_adapter, save_adapter
+
+    adapter = tmp_path / "adapter"
+    small = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
+    save_adapter(attach_adapter(LlamaForCausalLM(small), LoraSpec(), seed=1), adapter, base_name="small")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | change))
+    base = LlamaForCausalLM(small)
+    layers = set(base.state_dict())
+    with pytest.raises(AdapterError, match="restore"):
+        load_adapter(base, adapter)
+    assert "antigravity" not in sys.modules
+    assert set(base.state_dict()) == layers, "the base model kept layers of a refused adapter"

@@ -17,6 +17,12 @@ from safetensors import SafetensorError
 from agents.training.adapter import ADAPTER_FILES as ADAPTER_FILES
 from agents.training.adapter import AdapterError as AdapterError
 from agents.training.adapter import adapter_digest as adapter_digest
+from agents.training.ml.adapter_file import check_adapter_files
+
+UNREADABLE = (
+    *(SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError),
+)
+"""What may be raised by reading files that are damaged, or well formed and something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +107,17 @@ def save_adapter(model: Any, directory: Path, *, base_name: str) -> str:
 
 
 def load_adapter(base: Any, directory: Path, *, trainable: bool = False) -> Any:
-    """A PEFT model of ``base`` and the adapter in ``directory``. Raises ``AdapterError``."""
+    """A PEFT model of ``base`` and the adapter in ``directory``.
+
+    Raises ``AdapterError``; ``base`` is then as it was.
+    """
     adapter_digest(directory)  # refuses an incomplete directory, which PEFT would take for a hub name
     try:
+        check_adapter_files(base, directory)
         model = PeftModel.from_pretrained(base, directory, is_trainable=trainable)
-    except (SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except AdapterError as error:
+        raise AdapterError(f"the adapter in {directory} cannot be used: {error}") from error
+    except UNREADABLE as error:
         told = f"the adapter in {directory} cannot be loaded ({type(error).__name__})"
         raise AdapterError(f"{told}: restore it from a backup, or train anew") from error
     return model.train(trainable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -116,7 +117,7 @@ def test_a_checkpoint_holds_no_random_state_and_no_pickle(tmp_path: Path) -> Non
     trainer.step()
     saved = save_checkpoint(trainer, tmp_path)
     assert sorted(file.name for file in saved.iterdir()) == ["state.json", "state.safetensors"]
-    assert set(json.loads((saved / "state.json").read_text())) == {"format", "step", "plan", "non_private"}
+    assert set(json.loads((saved / "state.json").read_text())) == {"format", "step", "plan", "non_private", "sha256"}
     assert {name.split(":")[0] for name in state_of(trainer).tensors} == {"weight", "state"}
 
 
@@ -146,3 +147,88 @@ def test_a_checkpoint_whose_json_is_well_formed_and_wrong_is_refused(tmp_path: P
     _, fresh = new_trainer()
     with pytest.raises(CheckpointError):
         load_checkpoint(fresh, saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 10**9}, {"step": -1}, {"step": True}, {"step": 1.0}, {"step": float("inf")}, {"step": 2},
+        {"non_private": None}, {"non_private": 0}, {"plan": {"sample_rate": 0.5, "steps": 5}},
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_says_something_else_is_refused_whole(tmp_path: Path, change: dict[str, Any]) -> None:
+    _, trainer = new_trainer()
+    trainer.step()
+    saved = save_checkpoint(trainer, tmp_path)
+    meta = json.loads((saved / "state.json").read_text())
+    (saved / "state.json").write_text(json.dumps(meta | change))
+    model, fresh = new_trainer(init=2)
+    before = adapter_state(model)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(fresh, saved)
+    after = adapter_state(model)
+    assert fresh.step_index == 0
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("damage", ["nan", "missing", "shape", "unknown"])
+def test_a_checkpoint_with_damaged_tensors_is_refused_whole(tmp_path: Path, damage: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    _, trainer = new_trainer()
+    trainer.step()
+    saved = save_checkpoint(trainer, tmp_path)
+    tensors = load_file(saved / "state.safetensors")
+    moment = next(name for name in tensors if name.startswith("state:exp_avg:"))
+    if damage == "nan":
+        tensors[moment] = tensors[moment] * float("nan")
+    elif damage == "missing":
+        del tensors[moment]
+    elif damage == "shape":
+        tensors[moment] = tensors[moment].flatten()[:1].clone()
+    else:
+        tensors["state:other:" + moment.removeprefix("state:exp_avg:")] = tensors[moment].clone()
+    save_file(tensors, saved / "state.safetensors")
+    meta = json.loads((saved / "state.json").read_text())
+    meta["sha256"] = hashlib.sha256((saved / "state.safetensors").read_bytes()).hexdigest()
+    (saved / "state.json").write_text(json.dumps(meta))
+    model, fresh = new_trainer(init=2)
+    before = adapter_state(model)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(fresh, saved)
+    after = adapter_state(model)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not fresh.optimizer.state
+
+
+def test_plain_sgd_keeps_nothing_and_resumes(tmp_path: Path) -> None:
+    plan = replace(PLAN, optimizer="sgd", momentum=0.0)
+    _, trainer = new_trainer(plan)
+    trainer.step()
+    _, resumed = new_trainer(plan)
+    load_checkpoint(resumed, save_checkpoint(trainer, tmp_path))
+    assert resumed.step_index == 1
+
+
+def test_a_checkpoint_with_a_bit_that_fell_over_is_refused(tmp_path: Path) -> None:
+    _, trainer = new_trainer()
+    trainer.step()
+    saved = save_checkpoint(trainer, tmp_path)
+    content = bytearray((saved / "state.safetensors").read_bytes())
+    content[-3] ^= 1
+    (saved / "state.safetensors").write_bytes(content)
+    _, fresh = new_trainer()
+    with pytest.raises(CheckpointError, match="damaged: delete it"):
+        load_checkpoint(fresh, saved)
+
+
+def test_a_checkpoint_of_a_version_that_kept_no_digest_is_resumed(tmp_path: Path) -> None:
+    _, trainer = new_trainer()
+    trainer.step()
+    saved = save_checkpoint(trainer, tmp_path)
+    meta = json.loads((saved / "state.json").read_text())
+    del meta["sha256"]
+    (saved / "state.json").write_text(json.dumps(meta))
+    _, fresh = new_trainer()
+    load_checkpoint(fresh, saved)
+    assert fresh.step_index == 1

@@ -251,3 +251,11 @@ def test_what_names_a_row_can_be_copied_from_a_narrow_table(
     long = "x" * 200
     emit([row | {"cycle": long}], as_json=False)
     assert capsys.readouterr().out.count("x") == 200, "nothing is cut off"
+
+
+def test_a_terminal_does_not_obey_a_models_name() -> None:
+    triggered("m\x1b[2J\x9b2J\u202e[red]x")
+    shown = run("cycles", "ls").stdout
+    assert "\x1b" not in shown
+    assert "\x9b" not in shown
+    assert "\\x1b" in shown.replace("\n", "")

@@ -216,3 +216,9 @@ def test_a_bundle_whose_tests_fail_is_not_written(set_policies: Path, opa: Path,
     edit(set_policies / "small.rego", ">=", ">")
     assert "otherwise than their table says" in run("bundle", "--out", "b.tar.gz", status=1).stderr
     assert (tmp_path / "b.tar.gz").read_bytes() == before
+
+
+def test_facts_nested_too_deep_are_no_verdict(tmp_path: Path) -> None:
+    file = tmp_path / "facts.json"
+    file.write_text("[" * 100_000)
+    assert "no JSON" in run("eval", "model_inference", "--facts", str(file), status=2).stderr

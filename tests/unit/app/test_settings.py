@@ -359,3 +359,54 @@ def test_a_certificate_file_is_named_and_a_password_file_is_read(tmp_path: Path)
     assert settings.kafka.ca_file == tmp_path / "ca.pem"
     assert settings.kafka.password is not None
     assert settings.kafka.password.get_secret_value() == "hunter2"
+
+
+@pytest.mark.parametrize("variable", ["FLYWHEEL_WEB__CURATE_PORT_FILE", "FLYWHEEL_ROUTING__DELIVERY_FILE"])
+def test_what_a_file_holds_is_not_told(tmp_path: Path, variable: str) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    told = refusal({variable: str(tmp_path / "secret")})
+    assert variable.removeprefix("FLYWHEEL_").removesuffix("_FILE").lower().replace("__", ".") in told
+    assert "hunter2" not in told
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"FLYWHEEL_POLICY_ENGINE__JUDGE__URL": "redis://u:hunter2@host:6379/0"},
+        {"FLYWHEEL_TEACHER__URL": "ftp://u:hunter2@host", "FLYWHEEL_TEACHER__SEND_EVENT_TEXT": "true"},
+    ],
+)
+def test_a_contradiction_does_not_quote_a_password(env: Mapping[str, str]) -> None:
+    told = refusal(env)
+    assert "url" in told
+    assert "hunter2" not in told
+
+
+def test_settings_are_shown_without_the_passwords_of_urls() -> None:
+    settings = load_settings({"FLYWHEEL_REDIS__URL": "redis://u:hunter2@host:6379/0"})
+    assert "hunter2" not in repr(settings)
+    assert settings.redis.url == "redis://u:hunter2@host:6379/0"
+
+
+def test_a_value_in_a_sections_place_is_not_told(tmp_path: Path) -> None:
+    file = tmp_path / "flywheel.toml"
+    file.write_text('web = "hunter2"\n')
+    assert "hunter2" not in refusal({}, file)
+
+
+def test_a_file_nested_too_deep_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "flywheel.toml"
+    file.write_text("deep = " + "[" * 5000 + "]" * 5000)
+    assert "flywheel.toml is nested too deep" in refusal({}, file)
+
+
+def test_a_value_that_is_no_text_is_named() -> None:
+    assert "FLYWHEEL_WEB__HOST holds bytes that are no UTF-8" in refusal({"FLYWHEEL_WEB__HOST": "host\udcff"})
+
+
+def test_a_refusal_stays_short(tmp_path: Path) -> None:
+    file = tmp_path / "flywheel.toml"
+    file.write_text("[kafka]\n" + "".join(f"k{number} = 1\n" for number in range(1000)))
+    told = refusal({"FLYWHEEL_GATE__BOUNDS": "x" * 100_000}, file)
+    assert len(told) < 10_000
+    assert "more" in told

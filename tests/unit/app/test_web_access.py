@@ -322,3 +322,27 @@ async def test_over_https_cookies_are_secure(tmp_path: Path) -> None:
     rig = Rig(tmp_path, more={"FLYWHEEL_WEB__PUBLIC_URL": "https://flywheel.example"})
     async with rig.client() as http:
         assert "Secure" in (await http.get("/sign-in")).headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    "body", ['{"approve": [NaN]}', '{"approve": "\\ud800"}', '{"\\ud800": 1, "approve": true}', '{"approve": Infinity}']
+)
+async def test_a_refused_body_that_json_cannot_repeat_is_answered(rig: Rig, body: str) -> None:
+    cycle = rig.cycle("m", "d")
+    headers = {"authorization": f"Bearer {rig.token('bob', UserRole.REVIEWER)}", "content-type": "application/json"}
+    async with rig.client(**headers) as http:
+        answer = await http.post(f"/api/v1/cycles/{cycle.cycle_id}/decision", content=body)
+    assert answer.status_code == 422
+    assert all(set(fault) == {"loc", "msg", "type"} for fault in answer.json()["detail"])
+    assert not rig.entries("approval")
+
+
+async def test_a_browser_gets_a_page_for_a_query_that_is_refused(rig: Rig) -> None:
+    token = rig.token("bob", UserRole.REVIEWER)
+    async with rig.client(**HTML, authorization=f"Bearer {token}") as http:
+        answer = await http.get("/audit", params={"before": "<b>x</b>"})
+        assert (answer.status_code, answer.headers["content-type"]) == (422, "text/html; charset=utf-8")
+        assert "before: Input should be a valid integer" in answer.text
+        assert "<b>x" not in answer.text
+        # What the audit engine would refuse is refused here: else it looks as if that were away.
+        assert (await http.get("/api/v1/audit/entries", params={"domain": "a\nb"})).status_code == 422

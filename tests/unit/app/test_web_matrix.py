@@ -5,17 +5,13 @@ The routes are those of the applications themselves: one that `EXPECTED` does no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
-from fastapi.routing import APIRoute
-from starlette.routing import Mount
-from web_rig import SERVICE_TOKEN, Rig
+from web_rig import SERVICE_TOKEN, Rig, routes
 
 from app.roles import Role
 from app.store import access
@@ -167,22 +163,6 @@ def callers(rig: Rig) -> list[Caller]:
     # The last of them: the audit engine takes entries in their order.
     found.append(Caller("not in the audit log", rig.token("pam", UserRole.OPERATOR, known=False)))
     return found
-
-
-def routes(app: FastAPI | APIRouter) -> Iterator[tuple[str, str]]:
-    """(method, path) of everything an application serves, but for the files under `/static`."""
-    for route in app.routes:
-        inner = getattr(route, "original_router", None)
-        if inner is not None:
-            assert not route.include_context.prefix, "say its prefix in the paths that are yielded"
-            yield from routes(inner)
-            continue
-        if isinstance(route, Mount):
-            assert route.path == "/static", f"{route.path} is mounted, and nothing here asks who may see it"
-            continue
-        assert isinstance(route, APIRoute), f"{route} is no route that this test knows how to ask"
-        for method in sorted(route.methods - {"HEAD"}):
-            yield method, route.path
 
 
 def expected_status(caller: Caller, wanted: Expected, domain: str) -> int | None:

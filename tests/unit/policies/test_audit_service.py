@@ -380,3 +380,20 @@ def test_the_declared_route_asks_for_the_token_too(database: str) -> None:
         for headers, status in (({}, 401), (BEARER, 200)):
             answer = httpx.post(f"{url}/api/v1/log", json=validation("one"), headers=headers, trust_env=False)
             assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("until", "0001-01-01T00:00:00+23:59"), ("since", "9999-12-31T23:59:59-23:59")]
+)
+def test_a_time_outside_the_calendar_in_utc_is_refused(client: httpx.Client, name: str, text: str) -> None:
+    answer = client.get("/api/v1/entries", params={name: text})
+    assert answer.status_code == 422
+    assert name in answer.json()["detail"]
+    assert "years 1 to 9999" in answer.json()["detail"]
+
+
+def test_a_refusal_does_not_repeat_what_stands_for_a_time(client: httpx.Client) -> None:
+    answer = client.post("/api/v1/log", json=validation("e") | {"timestamp": "ask ada@example.org"})
+    assert answer.status_code == 422
+    assert "timestamp is no time" in answer.json()["detail"]
+    assert "ada@example.org" not in answer.text

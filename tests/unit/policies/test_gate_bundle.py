@@ -147,7 +147,13 @@ def test_a_folder_without_policies_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is no JSON"), ("[1]", "holds a list"), ('{"bounds": {}}', "again"), ('{"revision": {}}', "again")],
+    [
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("[1]", "holds a list"),
+        ('{"bounds": {}}', "again"),
+        ('{"revision": {}}', "again"),
+    ],
 )
 def test_data_files_that_do_not_fit_are_refused(copied_root: Path, text: str, message: str) -> None:
     (copied_root / "data" / "more.json").write_text(text)

@@ -83,7 +83,7 @@ def test_cases_do_not_share_their_facts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("{", "is no YAML"),
+        ("{", "is not valid YAML"),
         ("", "document: Input should be a valid dictionary"),
         (small_table(actions={}), "actions: "),
         (small_table(extra=1), "extra: Extra inputs"),
@@ -94,7 +94,7 @@ def test_cases_do_not_share_their_facts(tmp_path: Path) -> None:
         (small_table(cases=[{"name": "x", "action": "a", "remove": ["s.h"], "codes": []}]), "s.h, which is not there"),
         (small_table(cases=[{"name": "x", "action": "a", "set": {"s.g.h": 1}, "codes": []}]), "s.g.h, which is not"),
         (small_table(cases=[{"name": "x", "action": "a", "codes": []}] * 2), "two cases have the name 'x'"),
-        ("data: {usual: {}}\ndata: {}\n", "line 1: the key 'data' is given 2 times"),
+        ("data: {usual: {}}\ndata: {}\n", "line 2: the key 'data' is given twice"),
     ],
 )
 def test_tables_that_make_no_sense_are_refused(tmp_path: Path, table: Any, message: str) -> None:
@@ -106,6 +106,14 @@ def test_sections_without_facts_are_refused(tmp_path: Path) -> None:
     table = small_table()
     table["actions"]["a"]["sections"] = {"t": ["more"]}
     with pytest.raises(BundleError, match=r"actions\.a\.sections: no fact lies in t"):
+        load_cases(write(tmp_path, table))
+
+
+@pytest.mark.parametrize("path", ["t.nowhere", "nowhere", "t.amount.deeper"])
+def test_a_fact_that_is_not_in_its_base_is_refused(tmp_path: Path, path: str) -> None:
+    table = small_table()
+    table["actions"]["a"]["facts"] = {path: {"codes": ["enough"], "wrong": []}}
+    with pytest.raises(BundleError, match=rf"actions\.a\.facts: {path} is not in the base"):
         load_cases(write(tmp_path, table))
 
 
