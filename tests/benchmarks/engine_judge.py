@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from app.settings import Settings
 from policies.constitution import load_constitution
 from policies.engine.combine import Verdict
 from policies.engine.config import EngineConfig
@@ -16,7 +17,8 @@ class EngineJudge:
     """The policy engine's verdicts, in this process."""
 
     def __init__(self) -> None:
-        engine = EngineConfig()
+        # Where the service keeps them too: the exemplars' vectors are most of the work of a start.
+        engine = EngineConfig(cache_dir=Settings().training.model_cache.parent / "engine")
         self.constitution = load_constitution()
         self._evaluator = PolicyEvaluator.fit(self.constitution, engine, SentenceEncoder.load(engine.encoder))
         self._threshold = engine.combine.threshold

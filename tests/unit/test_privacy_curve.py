@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
-from benchmarks.curve_figures import curve, draw, share  # noqa: E402
+from benchmarks.curve_figures import curve, draw, share
 
-from agents.training.figures import share_with_interval  # noqa: E402
+from agents.training.figures import share_with_interval
 
 
 def point(epsilon: float | None, seed: int, adherent: str, refused: str) -> dict[str, Any]:
