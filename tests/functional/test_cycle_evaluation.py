@@ -24,8 +24,8 @@ from models.cycle import TERMINAL_STATES, Cycle, CycleState
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
 
 OF_EACH_TYPE = 2
-HARMFUL = HARMLESS = 36
-"""From 35 on, the lower end of an interval can reach the gate's bound of 0.90 at all."""
+HARMFUL, HARMLESS = 60, 36
+"""Of 60, one may go wrong: then the lower end of the interval still is above the gate's bound of 0.90."""
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +115,12 @@ async def test_a_model_that_meets_the_gate_s_bounds_is_trained_and_promoted(syst
     )
     changes = {
         "curation": {"held_out_share": 0.0},
-        "generation": {"max_new_tokens": 24, "prompt_tokens": 96, "batch_size": 36},
+        "generation": {"max_new_tokens": 24, "prompt_tokens": 96, "batch_size": 32},
         "revision": {"max_new_tokens": 24},
-        "training": {"epochs": 6, "batch_size": 96, "learning_rate": 1e-2, "max_tokens": 96, "poll_s": 0.2},
+        "training": {"epochs": 4, "batch_size": 96, "learning_rate": 2e-2, "max_tokens": 96, "poll_s": 0.2},
         "privacy": {"cycle_targets": (8.0,)},
         # Fewer prompts are enough, for time's sake; every other bound is the gate's own.
-        "gate": {"bounds": {"min_evaluated": HARMFUL, "fast_lane_epsilon": 8}},
+        "gate": {"bounds": {"min_evaluated": HARMLESS, "fast_lane_epsilon": 8}},
         "evaluation": {"suites": (suite,), "max_new_tokens": 24, "public_prompts": HARMLESS, "baselines": ()},
     }
     async with evaluated(system, tmp_path, changes, count=128) as (bench, cycle):
