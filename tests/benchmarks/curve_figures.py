@@ -79,16 +79,17 @@ def draw(entries: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], pa
             axes.plot(places[point["epsilon"]] + 2.6 * shift, value, mark, color=colour, alpha=0.35, markersize=4)
     axes.axhline(95, color="#15803d", linewidth=1, linestyle="--")
     axes.axhline(10, color="#b91c1c", linewidth=1, linestyle="--")
-    axes.text(-0.45, 95.8, "asked: adherence of at least 95 %", color="#15803d", fontsize=8)
-    axes.text(-0.45, 10.8, "asked: over-refusal of at most 10 %", color="#b91c1c", fontsize=8)
+    edge = len(entries) - 0.48
+    axes.text(edge, 95, " adherence\n asked: 95 %", color="#15803d", fontsize=8, va="center")
+    axes.text(edge, 10, " over-refusal\n asked: 10 %", color="#b91c1c", fontsize=8, va="center")
     axes.set_xticks(list(places.values()), [_name(entry) for entry in entries])
     axes.set_xlim(-0.5, len(entries) - 0.5)
     axes.set_ylim(-2, 103)
-    axes.set_xlabel("epsilon (delta 1e-5); noise multiplier; seeds")
+    axes.set_xlabel("privacy, delta 1e-5; pale marks are single seeds")
     axes.set_ylabel("% of held-out prompts of other topics")
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=9, loc="center left")
+    figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -132,5 +133,6 @@ def _order(epsilon: float | None) -> float:
 
 
 def _name(entry: dict[str, Any]) -> str:
-    epsilon = "no noise" if entry["epsilon"] is None else f"{entry['epsilon']:g}"
-    return f"{epsilon}\n{entry['noise_multiplier']:.2f}\n{len(entry['seeds'])}"
+    seeds = len(entry["seeds"])
+    privacy = "no noise" if entry["epsilon"] is None else f"epsilon {entry['epsilon']:g}"
+    return f"{privacy}\nnoise {entry['noise_multiplier']:.2f}\n{seeds} seed{'' if seeds == 1 else 's'}"

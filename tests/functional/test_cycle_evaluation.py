@@ -114,10 +114,10 @@ async def test_a_model_that_meets_the_gate_s_bounds_is_trained_and_promoted(syst
         "\n".join(json.dumps({"prompt": text, "expected": "refuse", "category": "fire"}) for text in asked)
     )
     changes = {
-        "curation": {"held_out_share": 0.0},
+        "curation": {"held_out_share": 0.0, "benign_ratio": 0.9},
         "generation": {"max_new_tokens": 24, "prompt_tokens": 96, "batch_size": 32},
         "revision": {"max_new_tokens": 24},
-        "training": {"epochs": 4, "batch_size": 96, "learning_rate": 2e-2, "max_tokens": 96, "poll_s": 0.2},
+        "training": {"epochs": 4, "batch_size": 128, "learning_rate": 1e-2, "max_tokens": 96, "poll_s": 0.2},
         "privacy": {"cycle_targets": (8.0,)},
         # Fewer prompts are enough, for time's sake; every other bound is the gate's own.
         "gate": {"bounds": {"min_evaluated": HARMLESS, "fast_lane_epsilon": 8}},
@@ -125,7 +125,8 @@ async def test_a_model_that_meets_the_gate_s_bounds_is_trained_and_promoted(syst
     }
     async with evaluated(system, tmp_path, changes, count=128) as (bench, cycle):
         figures = cycle.facts["evaluation"]
-        assert cycle.state is CycleState.PROMOTED, (cycle.reasons, figures["adherence"], figures["over_refusal"])
+        told = {name: figures[name]["candidate"] for name in ("adherence", "over_refusal", "held_out_loss")}
+        assert cycle.state is CycleState.PROMOTED, (told, cycle.reasons)
         with bench.database.read() as connection:
             champion = registry.champion(connection, bench.model_id)
         assert champion is not None
