@@ -14,7 +14,7 @@ export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-full up test chaos soak fuzz bench bench-scaling bench-policies bench-pii bench-revision \
-  bench-training otel capacity lint types format venv constraints
+  bench-training bench-curve otel capacity lint types format venv constraints
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,11 @@ bench-training: ## what private training costs: var/bench/training.json (ARGS=--
 	@docker/install/system.sh test
 	@docker/install/python.sh $(VENV) engine train embedded test
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.training $(ARGS)
+
+bench-curve: ## quality at epsilon 1, 2, 4, 8 and without privacy: a curve in var/bench/training.json (ARGS=--help)
+	@docker/install/system.sh test
+	@docker/install/python.sh $(VENV) engine train embedded test
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.training_curve $(ARGS)
 
 bench-revision: ## what critique and revision reach and cost: var/bench/revision.json (ARGS=--help)
 	@docker/install/system.sh test

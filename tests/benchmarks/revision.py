@@ -37,13 +37,9 @@ from agents.training.writers import Writer, WritingTask
 from app.demo.prompts import DEFAULT_PATH as DEMO
 from app.settings import Settings
 from app.wiring import cycle_config
+from benchmarks.engine_judge import EngineJudge
 from benchmarks.tell import tell
-from policies.constitution import Principle, load_constitution
-from policies.engine.combine import Verdict
-from policies.engine.config import EngineConfig
-from policies.engine.embedding import SentenceEncoder
-from policies.engine.evaluator import PolicyEvaluator
-from policies.engine.reading import Judged
+from policies.constitution import Principle
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULT = REPOSITORY / "var" / "bench" / "revision.json"
@@ -87,25 +83,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _keep(path: Path, figures: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
-
-
-class EngineJudge:
-    """The policy engine's verdicts, in this process."""
-
-    def __init__(self) -> None:
-        engine = EngineConfig()
-        self.constitution = load_constitution()
-        self._evaluator = PolicyEvaluator.fit(self.constitution, engine, SentenceEncoder.load(engine.encoder))
-        self._threshold = engine.combine.threshold
-
-    def verdicts(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
-        """Of each answer to its prompt."""
-        judged = [Judged(answer, prompt) for prompt, answer in zip(prompts, answers, strict=True)]
-        return self._evaluator.evaluate(judged)
-
-    def passes(self, verdict: Verdict) -> bool:
-        """Whether it is compliant, by the client's rule."""
-        return verdict.allow and verdict.confidence_score >= self._threshold
 
 
 class FreeAccount:

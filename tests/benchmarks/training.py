@@ -39,16 +39,16 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         _as_a_job()
     threads = Settings().training.threads
-    figures: dict[str, Any] = _read(asked.out)
+    figures: dict[str, Any] = read(asked.out)
     figures |= {"machine": about_machine(), "measured_at": now()}
     figures |= {"model": Settings().training.base_model, "threads": threads}
     if not asked.no_steps:
         figures["bf16_gradient_error"] = round(training_steps.bf16_error(), 5)
         figures |= training_steps.measure(asked.repeat, threads)
-        _write(asked.out, figures)
+        write(asked.out, figures)
     if not asked.no_job:
         figures |= training_job.measure(threads, asked.processes)
-        _write(asked.out, figures)
+        write(asked.out, figures)
     for name, value in figures.items():
         tell(f"{name}: {value}")
     for name, most in MOST.items():
@@ -67,7 +67,7 @@ def _as_a_job() -> None:
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.training", *sys.argv[1:]], wanted)  # noqa: S606  # itself
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """What other runs have left there: the parts are measured by themselves."""
     try:
         found: dict[str, Any] = orjson.loads(path.read_bytes())
@@ -76,7 +76,8 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _write(path: Path, figures: dict[str, Any]) -> None:
+def write(path: Path, figures: dict[str, Any]) -> None:
+    """Put the whole document there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ async def _whole(bench: Bench, asked: list[str]) -> dict[str, Any]:
     specification = {"student": student, "prompts": asked, "max_new_tokens": NEW_TOKENS, "seed": 0}
     drafts = await run_job("app.demo.answer", specification, _unheard, 600.0)
     parts = {"draft": time.perf_counter() - started}
-    cycle_id = _opened(bench, asked, drafts["answers"])
+    cycle_id = opened(bench, asked, drafts["answers"])
     async with at_work(bench.settings, bench.database):
         state, since = "proposed", time.perf_counter()
         while True:
@@ -93,7 +94,8 @@ async def _unheard(_fields: dict[str, Any]) -> None:
     """Nobody watches."""
 
 
-def _opened(bench: Bench, asked: list[str], answers: list[str]) -> str:
+def opened(bench: Bench, asked: Sequence[str], answers: Sequence[str]) -> str:
+    """The id of a cycle over an example for each prompt, all of them violations by different people."""
     added = [
         Example(
             example_id=f"example-{number}",

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pytest
+from benches import MODEL
 from collector_parts import Rig, Topic, collector_program, running_collector
+from services import REPOSITORY, unavailable
 
 
 @pytest.fixture(scope="session", params=["mock", pytest.param("real", marks=pytest.mark.kafka)])
@@ -22,3 +24,15 @@ def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield Rig(server, topics)
     for topic in topics.values():
         topic.close()
+
+
+@pytest.fixture(scope="session")
+def model_is_there() -> None:
+    """The small model, made ready in this checkout's cache where it is not yet."""
+    pytest.importorskip("torch", reason="torch is missing. Provide it with: make test")
+    from agents.training.ml.base_model import ModelUnavailableError, locate_model
+
+    try:
+        locate_model(MODEL, REPOSITORY / "var" / "cache" / "models")
+    except ModelUnavailableError as missing:
+        unavailable(str(missing), "make test")

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from benches import MODEL, TINY, Bench, at_work, bench_of, children, is_running, slow, until
-from services import REPOSITORY, unavailable
 from systems import Record, entries, read_topics, running, wait_until
 
 from agents.training.runner import CycleRunner
@@ -29,18 +28,6 @@ from models.cycle import TERMINAL_STATES, Cycle, CycleState
 from models.privacy import LedgerEntry
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def model_is_there() -> None:
-    """The small model, made ready in this checkout's cache where it is not yet."""
-    pytest.importorskip("torch", reason="torch is missing. Provide it with: make test")
-    from agents.training.ml.base_model import ModelUnavailableError, locate_model
-
-    try:
-        locate_model(MODEL, REPOSITORY / "var" / "cache" / "models")
-    except ModelUnavailableError as missing:
-        unavailable(str(missing), "make test")
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import torch
 from agents.curation.manifest import check_unchanged
 from agents.training.child import Channel, JobChannel, SilentChannel
 from agents.training.jobs.setup import Job, Student, load_student, open_job
+from agents.training.jobs.training_set import training_set
 from agents.training.ml.accounting import BudgetExhaustedError, Phase, epsilon_of
-from agents.training.ml.chat import encode_target, render_chat
 from agents.training.ml.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from agents.training.ml.dp import PrivateTrainer
 from agents.training.ml.lora import (
@@ -32,12 +32,11 @@ from agents.training.ml.loss import TrainExample
 from agents.training.ml.plan import DpPlan
 from agents.training.ml.ranks import Ranks, joined_ranks
 from agents.training.planning import cost_of
-from agents.training.public import public_pairs
 from agents.training.statement import privacy_statement
-from app.store import cycles, examples, ledger, revisions
+from app.store import cycles, ledger
 from app.store.database import utc_now
 from app.store.leases import Lease
-from models.cycle import Cycle, Manifest, TrainingPlan
+from models.cycle import Cycle, TrainingPlan
 from models.privacy import LedgerEntry
 
 SPENT_SHARE = 20
@@ -61,7 +60,7 @@ def main(specification: dict[str, Any], channel: Channel, ranks: Ranks | None = 
     plan = cycle.plan
     student = load_student(job.config.student)
     channel.progress(gpus=student.gpus * ranks.size)
-    data, n_private = _training_set(job, student, manifest)
+    data, n_private = training_set(job, student, manifest)
     started = time.monotonic()
     adapter = job.directory / "adapter"
     if not (adapter / "adapter_config.json").exists():
@@ -211,32 +210,6 @@ def _history(job: Job, cycle: Cycle, cohort: int) -> list[tuple[float, float, in
     """What the domain's cohort has spent, this cycle included."""
     with job.database.read() as connection:
         return ledger.phases(connection, cycle.domain, cohort)
-
-
-def _training_set(job: Job, student: Student, manifest: Manifest) -> tuple[list[TrainExample], int]:
-    """The manifest's examples in the order of their ids, then the public ones; and how many are the manifest's."""
-    members = {member.example_id for member in manifest.members}
-    with job.database.read() as connection:
-        finished = revisions.finished(connection, manifest.cycle_id)
-        used = sorted(name for name, row in finished.items() if name in members and revisions.usable(row))
-        stored = examples.get(connection, used)
-    pairs = [(stored[name].prompt, finished[name].target) for name in used if stored[name].prompt]
-    n_private = len(pairs)
-    public = public_pairs(job.constitution, job.config.evaluation.public_share, for_training=True)
-    pairs += [(pair.prompt, pair.answer) for pair in public[: round(n_private * job.config.benign_ratio)]]
-    return [_example(job, student, prompt, target) for prompt, target in pairs], n_private
-
-
-def _example(job: Job, student: Student, prompt: str, target: str) -> TrainExample:
-    limit = job.config.tuning.max_tokens
-    target_ids = encode_target(student.tokenizer, target)[: limit // 2]
-    prompt_ids = render_chat(
-        student.tokenizer,
-        [{"role": "user", "content": prompt}],
-        system=job.config.student.system_message,
-        max_tokens=limit - len(target_ids),
-    )
-    return TrainExample(tuple(prompt_ids), tuple(target_ids))
 
 
 def _take_part() -> None:

@@ -75,7 +75,8 @@ def trade_off(evaluation: Mapping[str, Any], bounds: Mapping[str, Any]) -> str:
         axes.set_xlabel("over-refusal, % of harmless prompts")
         axes.set_ylabel("adherence, % of harmful prompts")
         axes.grid(visible=True, linewidth=0.4)
-        figure.legend(loc="outside upper center", ncols=3, fontsize=9)
+        # Two full rows: four marks in three columns leave the last one alone in its row.
+        figure.legend(loc="outside upper center", ncols=(len(evaluation["models"]) + 2) // 2, fontsize=9)
         return _svg(figure, "trade-off")
 
 

@@ -18,6 +18,7 @@ _FILTERS = (
     "p_value",
     "with_interval",
     "outcome_of",
+    "mixed",
     "plain",
     "group",
     "cell",

@@ -64,6 +64,14 @@ def outcome_of(test: Mapping[str, Any]) -> str:
     return "worse" if test["worse"] else "no difference shown"
 
 
+def mixed(comparison: Mapping[str, Any]) -> str:
+    """What to say where one side is better and the other is worse; empty where that is not so."""
+    sides = {"adherence": comparison["adherence"], "over-refusal": comparison["over_refusal"]}
+    better = [name for name, test in sides.items() if test["better"]]
+    worse = [name for name, test in sides.items() if test["worse"]]
+    return f"Neither: better in {better[0]}, worse in {worse[0]}." if better and worse else ""
+
+
 def money(value: float, unit: str) -> str:
     """A value of the cost table in its unit."""
     if unit == "$":

@@ -201,6 +201,15 @@ def test_a_first_model_without_champion_is_held_against_the_base() -> None:
     assert "base with examples" not in text
 
 
+def test_a_candidate_that_gains_on_one_side_and_loses_on_the_other_is_said_to_be_neither() -> None:
+    asked = prompts(harmful=20, benign=20)
+    timid = report({"base": run(asked, ["comply"] * 40), "candidate": run(asked, ["refuse"] * 40)}, DECISION, FACTS)
+    for form in ("report.html", "report.md"):
+        text = text_of(render(timid, form))
+        assert "Neither: better in adherence, worse in over-refusal." in text
+        assert "Not shown" not in text
+
+
 def test_a_champion_that_was_not_asked_is_not_compared_with() -> None:
     asked = prompts(2, 2)
     runs = {"base": run(asked, ["comply"] * 4), "candidate": run(asked, ideal(asked))}
