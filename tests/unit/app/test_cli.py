@@ -158,7 +158,8 @@ def test_an_unknown_cycle_is_named(command: list[str]) -> None:
     assert "there is no cycle 'no-such'" in refused.stderr
 
 
-def test_names_from_events_are_no_terminal_markup() -> None:
+def test_names_from_events_are_no_terminal_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     triggered("[/bold] [red]model[/red]")
     assert "[/bold]" in run("cycles", "ls").stdout
 
@@ -253,7 +254,8 @@ def test_what_names_a_row_can_be_copied_from_a_narrow_table(
     assert capsys.readouterr().out.count("x") == 200, "nothing is cut off"
 
 
-def test_a_terminal_does_not_obey_a_models_name() -> None:
+def test_a_terminal_does_not_obey_a_models_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     triggered("m\x1b[2J\x9b2J\u202e[red]x")
     shown = run("cycles", "ls").stdout
     assert "\x1b" not in shown
