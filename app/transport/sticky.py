@@ -99,7 +99,8 @@ def _shrink(places: set[Place], most: int) -> None:
 class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka is untyped here
     """The assignor of one consumer. What it held it remembers itself, so each consumer has one of its own.
 
-    The leader numbers its dealings; where two members say that they held a partition, the later dealing counts.
+    The leader numbers the dealings that move something; where two members say that they held a partition, the later
+    dealing counts.
     """
 
     name = "flywheel-sticky"
@@ -125,10 +126,15 @@ class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokaf
         for topic in sorted(topic for topic, numbers in partitions.items() if not numbers):
             log.warning("no partitions are known of topic %s: it is read by nobody", topic)
         claims = {name: _claim(metadata.user_data) for name, metadata in members.items()}
-        told = json.dumps({"dealing": 1 + max((dealing for dealing, _ in claims.values()), default=0)}).encode()
+        dealt = deal(partitions, subscriptions, _settled(claims))
+        # A dealing that moves nothing is none: a member that joins again (aiokafka's does after a late answer to a
+        # heartbeat) and tells something new makes the broker rebalance, and a group that rebalances has such members.
+        moved = any(dealt[name] != held for name, (_, held) in claims.items())
+        dealing = moved + max((dealing for dealing, _ in claims.values()), default=0)
+        told = json.dumps({"dealing": dealing}).encode()
         return {
             name: ConsumerProtocolMemberAssignment(self.version, list(_by_topic(places).items()), told)
-            for name, places in deal(partitions, subscriptions, _settled(claims)).items()
+            for name, places in dealt.items()
         }
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
