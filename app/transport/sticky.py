@@ -99,8 +99,8 @@ def _shrink(places: set[Place], most: int) -> None:
 class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka is untyped here
     """The assignor of one consumer. What it held it remembers itself, so each consumer has one of its own.
 
-    The leader numbers the dealings that move something; where two members say that they held a partition, the later
-    dealing counts.
+    The leader numbers its dealings, and each member remembers the last that changed what it holds. Where two members
+    say that they held a partition, the later dealing counts: who came by it last was dealt to last.
     """
 
     name = "flywheel-sticky"
@@ -127,13 +127,16 @@ class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokaf
             log.warning("no partitions are known of topic %s: it is read by nobody", topic)
         claims = {name: _claim(metadata.user_data) for name, metadata in members.items()}
         dealt = deal(partitions, subscriptions, _settled(claims))
-        # A dealing that moves nothing is none: a member that joins again (aiokafka's does after a late answer to a
-        # heartbeat) and tells something new makes the broker rebalance, and a group that rebalances has such members.
-        moved = any(dealt[name] != held for name, (_, held) in claims.items())
-        dealing = moved + max((dealing for dealing, _ in claims.values()), default=0)
-        told = json.dumps({"dealing": dealing}).encode()
+        new = 1 + max((dealing for dealing, _ in claims.values()), default=0)
+        # Who keeps exactly what it held keeps its number too, and so tells the broker nothing new when it joins again
+        # (aiokafka's consumers do, after a late answer to a heartbeat): that would be another rebalance, in which
+        # others miss what they were dealt, and so on for ever.
         return {
-            name: ConsumerProtocolMemberAssignment(self.version, list(_by_topic(places).items()), told)
+            name: ConsumerProtocolMemberAssignment(
+                self.version,
+                list(_by_topic(places).items()),
+                json.dumps({"dealing": claims[name][0] if places == claims[name][1] else new}).encode(),
+            )
             for name, places in dealt.items()
         }
 
