@@ -192,7 +192,7 @@ def test_versions_are_listed(database: Database, who: Watch, tmp_path: Path) -> 
     listed = {row["version"]: row["status"] for row in run("ls", "--json")}
     assert listed == {first: "rejected", second: "champion", other: "failed"}
     assert [row["version"] for row in run("ls", "--model", "n", "--json")] == [other]
-    table = CliRunner().invoke(cli, ["models", "ls"])
+    table = CliRunner().invoke(cli, ["models", "ls"], env={"COLUMNS": "200"})  # a narrow one folds words
     assert table.exit_code == 0
     assert "champion" in table.stdout
     shown = run("show", second, "--json")
