@@ -15,7 +15,7 @@ import aiokafka
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from app.transport.sticky import assignors
+from app.transport.sticky import StickyAssignor
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc] 
         # Faust offers this only together with its own exactly_once. It takes effect when the consumer starts.
         consumer._isolation_level = READ_COMMITTED
         # Faust has no setting for it where an app has no tables.
-        consumer._partition_assignment_strategy = assignors()
+        consumer._partition_assignment_strategy = (StickyAssignor(),)
         return consumer
 
     async def on_thread_stop(self) -> None:

@@ -4,8 +4,10 @@ Kafka's round-robin assignor, which Faust takes, deals anew at each rebalance: w
 partitions change hands. Here each member says what it held, and the leader deals by that. A wrong or missing word costs
 moves, never correctness: each partition always goes to exactly one member.
 
-Members of before, which know the round-robin assignor alone, may be in the group: that one is offered too, so the
-broker finds one that all know, and goes over to this one with the first rebalance after the last of them has left.
+Members of before, which know the round-robin assignor alone, may be in the group, so this one goes by its name: they
+pass over what is said beside it, and where one of them leads, it deals as it always did. Two assignors cannot be
+offered: aiokafka then asks to join once with the first and once with both, and the second asking makes the broker
+rebalance anew; two members kept their group at that for ever.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokaf
     say that they held a partition, the later dealing counts: who came by it last was dealt to last.
     """
 
-    name = "flywheel-sticky"
+    name = RoundRobinPartitionAssignor.name
     version = 0
 
     def __init__(self) -> None:
@@ -141,34 +143,9 @@ class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokaf
         }
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
-        """What this member was dealt."""
-        self.took(assignment)
-        self._dealing = _claim(assignment.user_data)[0]
-
-    def took(self, assignment: ConsumerProtocolMemberAssignment) -> None:
-        """What this member was dealt by another assignor."""
+        """What this member was dealt. A leader of before gives no number."""
         self._held = {(place.topic, place.partition) for place in assignment.partitions()}
-
-
-class RoundRobin:
-    """Kafka's round-robin assignor, beside a sticky one which learns what this one has dealt."""
-
-    name = RoundRobinPartitionAssignor.name
-
-    def __init__(self, sticky: StickyAssignor) -> None:
-        self._sticky = sticky
-        self.metadata = RoundRobinPartitionAssignor.metadata
-        self.assign = RoundRobinPartitionAssignor.assign
-
-    def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
-        """What this member was dealt."""
-        self._sticky.took(assignment)
-
-
-def assignors() -> tuple[StickyAssignor, RoundRobin]:
-    """What a consumer offers its group, the preferred one first."""
-    sticky = StickyAssignor()
-    return sticky, RoundRobin(sticky)
+        self._dealing = _claim(assignment.user_data)[0]
 
 
 def _by_topic(places: Iterable[Place]) -> dict[str, list[int]]:

@@ -11,7 +11,8 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.transport.sticky import Place, RoundRobin, StickyAssignor, assignors, deal
+from app.transport.fetching import ChunkConsumerThread
+from app.transport.sticky import Place, StickyAssignor, deal
 
 TOPICS = ("a", "b", "c")
 MEMBERS = tuple(f"worker-{number}" for number in range(7))
@@ -175,16 +176,40 @@ def test_a_topic_that_is_not_known_yet_is_no_error() -> None:
 
 
 def test_workers_of_before_are_dealt_to_by_the_assignor_that_they_know() -> None:
-    """And what they leave is then taken over from there: the first sticky dealing moves nothing."""
+    """Whoever of them leads; what they leave is then taken over from there: the first sticky dealing moves nothing."""
+    assert StickyAssignor.name == RoundRobinPartitionAssignor.name
     group = Group({"a": 12})
-    offered = {name: assignors() for name in ("x", "y")}
-    assert [one.name for one in offered["x"]] == ["flywheel-sticky", RoundRobinPartitionAssignor.name]
-    by_turns: dict[str, RoundRobin] = {name: pair[1] for name, pair in offered.items()}
-    joined: dict[str, Any] = {name: one.metadata({"a"}) for name, one in by_turns.items()}
-    dealt = by_turns["x"].assign(group.cluster, joined | {"of-before": RoundRobinPartitionAssignor.metadata({"a"})})
-    for name, one in by_turns.items():
-        one.on_assignment(dealt[name])
-    before = {name: set(map(tuple, dealt[name].partitions())) for name in by_turns}
-    group.members = {name: pair[0] for name, pair in offered.items()}
+    group.members = {"x": StickyAssignor(), "y": StickyAssignor()}
+    joined: dict[str, Any] = {name: member.metadata({"a"}) for name, member in group.members.items()}
+    joined |= {"of-before": RoundRobinPartitionAssignor.metadata({"a"})}
+    ours = StickyAssignor().assign(group.cluster, joined)
+    assert sorted(p for dealt in ours.values() for _, p in dealt.partitions()) == list(range(12))
+    theirs = RoundRobinPartitionAssignor.assign(group.cluster, joined)
+    RoundRobinPartitionAssignor.on_assignment(ours["of-before"])
+    for name, member in group.members.items():
+        member.on_assignment(ConsumerProtocolMemberAssignment.decode(theirs[name].encode()))
+    before = {name: set(map(tuple, theirs[name].partitions())) for name in group.members}
     after = group.rebalance()
     assert all(after[name] >= before[name] for name in before)
+
+
+def test_a_consumer_offers_one_assignor() -> None:
+    """aiokafka sends a request to join for each that it is offered, and each is news to the broker."""
+    consumer = ChunkConsumerThread._create_worker_consumer
+    offered: list[Any] = []
+
+    class Client:
+        _isolation_level = None
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "_partition_assignment_strategy":
+                offered.extend(value)
+
+    class Thread(ChunkConsumerThread):
+        def __init__(self) -> None:
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ChunkConsumerThread.__mro__[1], "_create_worker_consumer", lambda *_: Client())
+        consumer(Thread(), None)
+    assert [one.name for one in offered] == [RoundRobinPartitionAssignor.name]
