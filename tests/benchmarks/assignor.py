@@ -81,5 +81,5 @@ def _plain_member(_: set[int]) -> ConsumerProtocolMemberMetadata:
 def _sticky_member(held: set[int]) -> ConsumerProtocolMemberMetadata:
     """One that tells what it held in the dealing before."""
     member = StickyAssignor()
-    member.took(ConsumerProtocolMemberAssignment(0, [(AUDIT_EVENTS.name, sorted(held))], b""))
+    member.on_assignment(ConsumerProtocolMemberAssignment(0, [(AUDIT_EVENTS.name, sorted(held))], b""))
     return member.metadata([AUDIT_EVENTS.name])
