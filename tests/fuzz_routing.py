@@ -12,22 +12,19 @@ from __future__ import annotations
 
 import argparse
 import base64
-import faulthandler
 import random
 import re
-import signal
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1])]
 
+from fuzz.frame import Hung, watchdog  # noqa: E402
 from fuzz_cases import Case, Maker  # noqa: E402
 from fuzz_checks import LAST_ERROR, run_case  # noqa: E402
 from routing_parts import OUTCOMES  # noqa: E402
@@ -41,10 +38,6 @@ HANG_S = 2.0
 
 DEAF_S = 60.0
 """A case that takes so long by the clock ends the run, with a traceback: it waits, or does not even let itself stop."""
-
-
-class Hung(BaseException):
-    """The watchdog's; no handler of the router may catch it."""
 
 
 @dataclass
@@ -91,24 +84,6 @@ class Result:
         return "\n".join([*lines, *told])
 
 
-@contextmanager
-def watchdog() -> Iterator[None]:
-    """Interrupt what runs longer than `HANG_S`; end the process if not even that is possible."""
-
-    def hung(signum: int, frame: FrameType | None) -> None:
-        raise Hung(f"took more than {HANG_S:g} s, at {''.join(traceback.format_stack(frame, 3))}")
-
-    before = signal.signal(signal.SIGPROF, hung)
-    faulthandler.dump_traceback_later(DEAF_S, exit=True)
-    signal.setitimer(signal.ITIMER_PROF, HANG_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        faulthandler.cancel_dump_traceback_later()
-        signal.signal(signal.SIGPROF, before)
-
-
 def case_of(seed: int, number: int) -> tuple[Case, random.Random]:
     """Case `number` of `seed`, and the stream that decides how it is run."""
     draw = random.Random(f"{seed}:{number}")
@@ -120,7 +95,7 @@ def attempt(case: Case, draw: random.Random, number: int, result: Result, scrubb
     started = time.process_time()
     LAST_ERROR.text = ""
     try:
-        with watchdog():
+        with watchdog(HANG_S, DEAF_S):
             report = run_case(case, draw, scrubber)
     except (Exception, Hung) as error:  # noqa: BLE001 - whatever is raised is the finding
         frames = traceback.extract_tb(error.__traceback__)

@@ -158,14 +158,14 @@ class Result:
 
 
 @contextmanager
-def watchdog(cpu_s: float) -> Iterator[None]:
-    """Interrupt what uses more CPU time; end the process if not even that is possible."""
+def watchdog(cpu_s: float, deaf_s: float = DEAF_S) -> Iterator[None]:
+    """Interrupt what uses more CPU time; end the process where that is not possible, or after `deaf_s` by the clock."""
 
     def hung(signum: int, frame: FrameType | None) -> None:
         raise Hung(f"took more than {cpu_s:g} s of CPU, at {''.join(traceback.format_stack(frame, 3))}")
 
     before = signal.signal(signal.SIGPROF, hung)
-    faulthandler.dump_traceback_later(DEAF_S, exit=True)
+    faulthandler.dump_traceback_later(deaf_s, exit=True)
     signal.setitimer(signal.ITIMER_PROF, cpu_s)
     try:
         yield
