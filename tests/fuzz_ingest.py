@@ -28,7 +28,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents
 
 from fuzz_ingest_cases import Post, PostMaker  # noqa: E402
 from fuzz_ingest_checks import Rig  # noqa: E402
-from fuzz_routing import Hung, watchdog  # noqa: E402
+from fuzz_routing import DEAF_S, HANG_S, Hung, watchdog  # noqa: E402
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Fuzzer:
         """Run one case and note what came of it."""
         started = time.process_time()
         try:
-            with watchdog():
+            with watchdog(HANG_S, DEAF_S):
                 status, records = self._runner.run(self.rig.run(post, draw))
         except (Exception, Hung) as error:  # noqa: BLE001 - whatever is raised is the finding
             frames = traceback.extract_tb(error.__traceback__)

@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import ClientDisconnect
 
 from app import __version__, wiring
 from app.roles import Role
@@ -163,7 +164,12 @@ def _add_errors(app: FastAPI, console: Console) -> None:
             return await refused(request, HTTPException(422, told))
         return JSONResponse({"detail": faults}, 422)
 
+    async def gone(_request: Request, _error: Exception) -> Response:
+        # Nobody is there to read it; unhandled, each caller who hangs up would be an error with a traceback in the log.
+        return Response(status_code=http.HTTPStatus.BAD_REQUEST)
+
     app.add_exception_handler(AnyHTTPException, refused)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(RequestValidationError, invalid)
 
 

@@ -216,6 +216,7 @@ async def test_a_limit_and_places_choose(desk: Desk) -> None:
     places = await desk.put(12)
     first = await desk.run(desk.order(limit=5))
     assert (first.planned, first.done, first.outstanding) == (5, 5, 7)
+    await contents(desk.settings, DEAD)  # what a transaction wrote becomes visible some time after it ended
     found, more = await look.listing(desk.settings, Selection(reason=desk.reason), 3, every=False)
     assert more
     left = (await look.listing(desk.settings, Selection(reason=desk.reason), 100, every=False))[0]
