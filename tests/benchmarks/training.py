@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from agents.training.child import ALLOCATION
+from agents.training.child import allocation
 from app.settings import Settings
 from benchmarks import training_job, training_steps
 from benchmarks.machine import about_machine, now
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _as_a_job() -> None:
     """Begin again with the environment that a worker gives its jobs: a process reads it once, when it starts."""
-    wanted = ALLOCATION | os.environ
+    wanted = allocation() | os.environ
     if wanted != dict(os.environ):
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.training", *sys.argv[1:]], wanted)  # noqa: S606  # itself
 

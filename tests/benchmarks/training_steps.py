@@ -1,4 +1,4 @@
-"""What a private step costs beside the same step without privacy: CPU time and peak memory, in one process.
+"""What a private step costs beside the same step without privacy: CPU time by turns in one process, and peak memory.
 
 The same model, adapter, loss, micro-batches and optimizer; only what privacy adds differs. `ghost` is Opacus' ghost
 clipping, which keeps no gradient of a single example and goes backward twice.
@@ -6,12 +6,9 @@ clipping, which keeps no gradient of a single example and goes backward twice.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -26,17 +23,16 @@ from agents.training.ml.loss import TrainExample, collate, per_example_loss
 from agents.training.ml.plan import DpPlan
 from app.settings import Settings
 from benchmarks.tell import tell
+from benchmarks.training_peak import peak_mb
 
 SHAPES = ((16, 128), (16, 256), (32, 128), (32, 256))
 """Examples in a step, tokens in an example."""
 MICRO_BATCH = 16
 STEPS = 2
-"""Of a contender before the next one's turn: the first tells the peak of memory, the second, in a process that has its
-memory, the time."""
+"""Of a contender before the next one's turn: the time is the second's, in a process that has its memory."""
 GHOST = {(16, 128), (16, 256)}
 """Shapes at which ghost clipping is measured too; it takes twice as long, and more micro-batches tell nothing new."""
 CPU = torch.device("cpu")
-_CLEAR_PEAK = "5"
 
 
 class Contender(Protocol):
@@ -115,20 +111,29 @@ CONTENDERS: dict[str, Callable[[Any, list[TrainExample], int], Contender]] = {
 }
 
 
-def measure(repeat: int, threads: int) -> dict[str, Any]:
-    """CPU seconds and peak memory of each contender at each shape, medians of interleaved steps; and their ratios."""
+def made(who: str, model: Any, examples: list[TrainExample], pad_id: int) -> Contender:
+    """A contender by its name."""
+    return CONTENDERS[who](model, examples, pad_id)
+
+
+def model_for_steps(threads: int) -> tuple[Any, int]:
+    """The model with an adapter, and the id of its padding token."""
     torch.set_num_threads(threads)
     settings = Settings().training
-    path = locate_model(settings.base_model, settings.model_cache)
-    base, tokenizer = load_model(path, torch.bfloat16, CPU)
-    model = attach_adapter(base, LoraSpec(), seed=0)
-    pad_id = int(tokenizer.pad_token_id)
+    base, tokenizer = load_model(locate_model(settings.base_model, settings.model_cache), torch.bfloat16, CPU)
+    return attach_adapter(base, LoraSpec(), seed=0), int(tokenizer.pad_token_id)
+
+
+def measure(repeat: int, threads: int) -> dict[str, Any]:
+    """CPU and wall seconds (medians of interleaved steps) and peak memory of each contender and shape; and ratios."""
+    model, pad_id = model_for_steps(threads)
     found: dict[str, Any] = {"step_cpu_s": {}, "step_wall_s": {}, "step_peak_mb": {}}
     for size, width in SHAPES:
         shape = f"{size}x{width}"
-        taken = _interleaved(model, _examples(size, width), pad_id, repeat)
-        for name, values in (("step_cpu_s", 0), ("step_wall_s", 1), ("step_peak_mb", 2)):
+        taken = _interleaved(model, examples_of(size, width), pad_id, repeat)
+        for name, values in (("step_cpu_s", 0), ("step_wall_s", 1)):
             found[name][shape] = {who: round(_median(rows, values), 3) for who, rows in taken.items()}
+        found["step_peak_mb"][shape] = {who: round(peak_mb(who, size, width, threads), 1) for who in taken}
         tell(f"{shape}: CPU s {found['step_cpu_s'][shape]}, peak MB {found['step_peak_mb'][shape]}")
     for whole, part, who in (
         ("step_cpu_ratio", "step_cpu_s", "private"),
@@ -142,18 +147,16 @@ def measure(repeat: int, threads: int) -> dict[str, Any]:
 
 def _interleaved(
     model: Any, examples: list[TrainExample], pad_id: int, repeat: int
-) -> dict[str, list[tuple[float, float, float]]]:
+) -> dict[str, list[tuple[float, float]]]:
     names = [name for name in CONTENDERS if name != "ghost" or _shape(examples) in GHOST]
-    taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(repeat):
         for name in names:
-            contender = CONTENDERS[name](model, examples, pad_id)
-            _forget_peak()
+            contender = made(name, model, examples, pad_id)
             contender.step()
-            peak = _peak_mb()
             cpu, wall = time.process_time(), time.perf_counter()
             contender.step()
-            taken[name].append((time.process_time() - cpu, time.perf_counter() - wall, peak))
+            taken[name].append((time.process_time() - cpu, time.perf_counter() - wall))
             contender.close()
     return taken
 
@@ -179,7 +182,7 @@ def bf16_error() -> float:
                 if "lora_B" in name:
                     parameter.normal_(std=0.02)
         plan = DpPlan(1.0, 1, 0.0, learning_rate=1.0, schedule="constant", optimizer="sgd", momentum=0.0)
-        trainer = PrivateTrainer(model, _examples(16, 64), plan, pad_id=int(tokenizer.pad_token_id))
+        trainer = PrivateTrainer(model, examples_of(16, 64), plan, pad_id=int(tokenizer.pad_token_id))
         before = [weight.detach().clone() for weight in trainer.trainable.values()]
         trainer.step()
         moved = zip(trainer.trainable.values(), before, strict=True)
@@ -189,25 +192,12 @@ def bf16_error() -> float:
     return float((exact - rounded).norm() / exact.norm())
 
 
-def _examples(size: int, width: int) -> list[TrainExample]:
+def examples_of(size: int, width: int) -> list[TrainExample]:
     """Half prompt, half target; the tokens do not matter to what is measured."""
     half = width // 2
     rows = torch.randint(100, 40_000, (size, width), generator=torch.Generator().manual_seed(size * width)).tolist()
     return [TrainExample(tuple(row[:half]), tuple(row[half:])) for row in rows]
 
 
-def _median(rows: list[tuple[float, float, float]], index: int) -> float:
+def _median(rows: list[tuple[float, float]], index: int) -> float:
     return statistics.median(row[index] for row in rows)
-
-
-def _forget_peak() -> None:
-    """Give freed memory back and have the kernel begin the peak anew (Linux)."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
-
-
-def _peak_mb() -> float:
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024

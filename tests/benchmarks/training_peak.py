@@ -1,0 +1,53 @@
+"""How much memory a step takes: each contender in a process of its own, with the environment that a job has.
+
+In a process that others used before, what the allocator has not given back yet, and where the holes are, decides over a
+tenth of the peak either way.
+
+    python -m benchmarks.training_peak private 16 128 2
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from agents.training.child import allocation
+
+WITHIN_S = 900.0
+
+
+def peak_mb(who: str, size: int, width: int, threads: int) -> float:
+    """The largest resident set, in MiB, of a process that loads the model and takes two steps.
+
+    Raises `RuntimeError` with the end of what it said where it fails.
+    """
+    command = [sys.executable, "-m", "benchmarks.training_peak", who, str(size), str(width), str(threads)]
+    done = subprocess.run(  # itself
+        command, env=allocation() | os.environ, capture_output=True, text=True, timeout=WITHIN_S, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{who} at {size}x{width} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return float(done.stdout.split()[-1])
+
+
+def main(who: str, size: int, width: int, threads: int) -> None:
+    """Take the steps and print the peak."""
+    from benchmarks.training_steps import STEPS, examples_of, made, model_for_steps
+
+    model, pad_id = model_for_steps(threads)
+    contender = made(who, model, examples_of(size, width), pad_id)
+    for _ in range(STEPS):
+        contender.step()
+    print(_highest_mb())
+
+
+def _highest_mb() -> float:
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:5]))
