@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     with open_stage() as stage:
         if asked.telemetry:
-            return 0 if overhead.measure(stage, asked.events, asked.telemetry)["counts_exact"] else 1
+            return 0 if overhead.measure(stage, asked.telemetry, asked.out)["counts_exact"] else 1
         if asked.delivery:
             form = Form((asked.cases or CASES)[0])
             return 0 if delivery.measure(stage, asked.events, asked.delivery, form, asked.out)["counts_exact"] else 1
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", action="store_true", help="peak memory over 10,000 and 2,000,000 events")
     add("--claims", action="store_true", help="cost a record beside 0 and 5,000,000 claims")
     add("--startup", action="store_true", help="from process start to first routed batch")
-    add("--telemetry", nargs="?", const=5, type=_count, help="only what metrics and traces cost, over so many pairs")
+    add("--telemetry", nargs="?", const=15, type=_count, help="only what metrics and traces cost, over so many pairs")
     add("--delivery", nargs="?", const=5, type=_count, help="only what exactly-once costs, first case, so many pairs")
     add("--full", action="store_true", help="all of the last three")
     add("--profile", nargs="?", const="sample", choices=[kind.value for kind in ProfileKind], help="ours, first case")

@@ -6,9 +6,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import orjson
-
 from benchmarks.cases import fill_input, tell_outcome
+from benchmarks.document import add
 from benchmarks.messages import Form
 from benchmarks.run import OURS, run
 from benchmarks.stage import Stage
@@ -51,14 +50,5 @@ def measure(stage: Stage, events: int, pairs: int, form: Form, out: Path) -> dic
         "counts_exact": exact,
     }
     tell(f"exactly_once costs {found['cost']:+.1%} of the throughput (at most {ALLOWED:.0%} is allowed)")
-    _add(out, found)
+    add(out, "delivery", found)
     return found
-
-
-def _add(out: Path, found: dict[str, Any]) -> None:
-    document = orjson.loads(out.read_bytes()) if out.exists() else {}
-    document["delivery"] = found
-    out.parent.mkdir(parents=True, exist_ok=True)
-    whole = out.with_suffix(".part")
-    whole.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
-    whole.replace(out)

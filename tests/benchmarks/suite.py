@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from app.embedded.kafka.jars import KAFKA_VERSION
 from benchmarks import extras, latency
 from benchmarks.cases import SCRUBBED, Sizes, measure
+from benchmarks.document import write
 from benchmarks.machine import about_machine, now
 from benchmarks.report import print_report
 from benchmarks.run import BASELINES, OURS
@@ -61,10 +60,10 @@ def run_suite(stage: Stage, options: Options, out: Path) -> bool:
             document[SCRUBBED] = case
         else:
             document["cases"].append(case)
-        write(document, out)
+        write(out, document)
     for form in options.latency:
         document["latency_ms" if form == "single" else f"latency_{form}_ms"] = latency.measure(stage, form)
-        write(document, out)
+        write(out, document)
     for wanted, key, part in (
         (options.startup, "startup_s", extras.startup),
         (options.claims, "claims_cost_us", extras.claims),
@@ -72,7 +71,7 @@ def run_suite(stage: Stage, options: Options, out: Path) -> bool:
     ):
         if wanted:
             document[key] = part(stage)
-            write(document, out)
+            write(out, document)
     print_report(document)
     tell(f"written to {out}")
     measured = [*document["cases"], *([document[SCRUBBED]] if SCRUBBED in document else [])]
@@ -97,11 +96,3 @@ def head(stage: Stage) -> dict[str, Any]:
             "routing": stage.settings.routing.model_dump(mode="json"),
         },
     }
-
-
-def write(document: dict[str, Any], out: Path) -> None:
-    """Put a document in its place, whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    whole = out.with_suffix(".part")
-    whole.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
-    whole.replace(out)

@@ -14,11 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from agents.training.child import allocation
 from app.settings import Settings
 from benchmarks import training_job, training_steps
+from benchmarks.document import read, write
 from benchmarks.machine import about_machine, now
 from benchmarks.tell import tell
 
@@ -65,21 +64,6 @@ def _as_a_job() -> None:
     wanted = allocation() | os.environ
     if wanted != dict(os.environ):
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.training", *sys.argv[1:]], wanted)  # noqa: S606  # itself
-
-
-def read(path: Path) -> dict[str, Any]:
-    """What other runs have left there: the parts are measured by themselves."""
-    try:
-        found: dict[str, Any] = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return {}
-    return found
-
-
-def write(path: Path, figures: dict[str, Any]) -> None:
-    """Put the whole document there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 if __name__ == "__main__":

@@ -36,9 +36,10 @@ from agents.training.ml.plan import DpPlan
 from app.settings import Settings
 from benchmarks.curve_figures import INTERVAL, MEASURED, curve, draw
 from benchmarks.curve_set import SIZE, CurveSet, curve_config, load_or_make
+from benchmarks.document import read, write
 from benchmarks.engine_judge import EngineJudge
 from benchmarks.tell import tell
-from benchmarks.training import RESULT, read, write
+from benchmarks.training import RESULT
 from models.cycle import TrainingPlan
 from models.evaluation_api import Evaluation
 from policies.engine.combine import Verdict
