@@ -22,12 +22,13 @@ from faults import Fleet
 from systems import lag, wait_until
 
 from app.topics import AUDIT_EVENTS
+from benchmarks.document import write
 from benchmarks.expected import Expected, read_outputs
 from benchmarks.messages import Form, encode
 from benchmarks.meter import process_cpu_s
 from benchmarks.mix import events
 from benchmarks.stage import REPOSITORY, Stage, client_settings, open_stage
-from benchmarks.suite import head, write
+from benchmarks.suite import head
 from benchmarks.tell import tell
 
 RESULT = REPOSITORY / "var" / "bench" / "scaling.json"
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     with open_stage({"kafka": {"partitions": PARTITIONS}}) as stage:
         document = measure(stage, asked.events, asked.repeat)
-    write(document, asked.out)
+    write(asked.out, document)
     tell(f"spread {document['cpu_spread']:.1%}; written to {asked.out}")
     return 0 if document["flat"] and document["balanced"] and document["counts_exact"] else 1
 
