@@ -369,6 +369,21 @@ def test_what_a_file_holds_is_not_told(tmp_path: Path, variable: str) -> None:
     assert "hunter2" not in told
 
 
+def test_a_contradiction_does_not_tell_what_a_file_holds(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    told = refusal({"FLYWHEEL_WEB__PROXY_HEADER_FILE": str(tmp_path / "secret")})
+    assert told.startswith("web: web.proxy_header and the rest of web do not go together")
+    assert "hunter2" not in told
+
+
+def test_a_secrets_file_hides_no_contradiction(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    env = {"FLYWHEEL_WEB__TOKEN_FILE": str(tmp_path / "secret"), "FLYWHEEL_WEB__PROXY_HEADER": "X-User"}
+    told = refusal(env)
+    assert "web.proxy_header=X-User is set, and web.proxy_addresses is empty" in told
+    assert "hunter2" not in told
+
+
 @pytest.mark.parametrize(
     "env",
     [
