@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from policies.wording import in_few_words
+
 
 class ConstitutionError(ValueError):
-    """The document cannot be used; the message lists every faulty entry with its place and a remedy."""
+    """The document cannot be used; the message lists faulty entries with place and remedy, and repeats none at length."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(in_few_words(message))
