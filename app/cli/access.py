@@ -6,7 +6,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from app.cli.output import AsJson, emit
+from app.cli.output import AsJson, complain, emit
 from app.settings import load_settings
 from app.store import Database, access
 from app.store.access import ChangeRefused, Revision, UserRole
@@ -131,7 +131,7 @@ def _row(change: Revision) -> dict[str, Any]:
 
 
 def _refuse(refusal: ChangeRefused) -> NoReturn:
-    typer.echo(f"flywheel: {refusal}", err=True)
+    complain(str(refusal))
     raise typer.Exit(2)
 
 

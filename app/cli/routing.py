@@ -9,7 +9,7 @@ import typer
 
 from agents.routing import live
 from agents.routing.live import CATALOGUE, LiveSettingError
-from app.cli.output import AsJson, emit
+from app.cli.output import AsJson, complain, emit
 from app.live import Document, configured_values, read_copy
 from app.settings import load_settings
 from app.store import Database, live_settings
@@ -153,5 +153,5 @@ def _database() -> Database:
 
 
 def _fail(refusal: Exception, status: int) -> NoReturn:
-    typer.echo(f"flywheel: {refusal}", err=True)
+    complain(str(refusal))
     raise typer.Exit(status)

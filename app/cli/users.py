@@ -6,7 +6,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from app.cli.output import AsJson, emit
+from app.cli.output import AsJson, complain, emit
 from app.settings import load_settings
 from app.store import Database, permissions, usage
 from app.store.permissions import ChangeRefused, Revision
@@ -113,7 +113,7 @@ def _effect(change: Revision) -> str:
 
 
 def _refuse(refusal: ChangeRefused) -> NoReturn:
-    typer.echo(f"flywheel: {refusal}", err=True)
+    complain(str(refusal))
     raise typer.Exit(2)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import typer
 from aiokafka.errors import KafkaError
 
-from app.cli.output import printable
+from app.cli.output import complain, printable
 from app.connections import kafka_refusal
 from app.settings import Settings
 
@@ -72,7 +72,7 @@ def shown(text: str, most: int = 200) -> str:
 
 def fail(message: str) -> NoReturn:
     """End the command with status 1 and a line on standard error."""
-    typer.echo(f"flywheel: {message}", err=True)
+    complain(message)
     raise typer.Exit(1)
 
 
