@@ -31,7 +31,7 @@ class DocumentsTarget(Target):
     """What loads means what it says and says it again; what does not is refused by file and place. Nothing is run."""
 
     name = "documents"
-    short_cases = 1000
+    short_cases = 2500
     hang_s = 5.0
 
     def case(self, draw: random.Random) -> Case:
