@@ -7,6 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from app.cli.output import AsJson, complain, emit
+from app.cli.values import MOST_ROWS
 from app.settings import load_settings
 from app.store import Database, access
 from app.store.access import ChangeRefused, Revision, UserRole
@@ -110,7 +111,7 @@ def revoke(
     typer.echo(f"{name} opens nothing any more")
 
 
-def show_history(limit: Annotated[int, typer.Option(min=1)] = 100, as_json: AsJson = False) -> None:
+def show_history(limit: Annotated[int, typer.Option(min=1, max=MOST_ROWS)] = 100, as_json: AsJson = False) -> None:
     """The latest changes, newest first."""
     with _database().read() as connection:
         found = access.history(connection, limit)

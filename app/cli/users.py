@@ -7,6 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from app.cli.output import AsJson, complain, emit
+from app.cli.values import MOST_ROWS
 from app.settings import load_settings
 from app.store import Database, permissions, usage
 from app.store.permissions import ChangeRefused, Revision
@@ -89,7 +90,7 @@ def revoke(user: UserId, by: Person, comment: Comment = "", as_json: AsJson = Fa
     emit(_row(change), as_json)
 
 
-def show_history(limit: Annotated[int, typer.Option(min=1)] = 100, as_json: AsJson = False) -> None:
+def show_history(limit: Annotated[int, typer.Option(min=1, max=MOST_ROWS)] = 100, as_json: AsJson = False) -> None:
     """The latest changes, newest first."""
     with _database().read() as connection:
         found = permissions.history(connection, limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 from collections.abc import Coroutine
 from datetime import UTC, datetime
@@ -19,6 +20,10 @@ from app.settings import Settings
 T = TypeVar("T")
 
 INTERRUPTED = 130
+MOST_ROWS = 100_000
+"""That a command lists."""
+MOST_NUMBER = 2**63 - 1
+"""A larger one is no number to a database, nor in the audit log's JSON."""
 _PLACE = re.compile(r"([0-9]{1,9}):([0-9]{1,18})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -62,6 +67,13 @@ def reason_given(text: str) -> str:
     if not 1 <= len(text.strip()) <= 1000 or _CONTROL.search(text):
         raise typer.BadParameter("say why in 1 to 1000 characters on one line")
     return text.strip()
+
+
+def a_number(value: float | None) -> float | None:
+    """Bounds let through what is not a number."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("nan is no number: give one")
+    return value
 
 
 def shown(text: str, most: int = 200) -> str:

@@ -221,6 +221,27 @@ def test_a_long_argument_is_not_repeated_whole(arguments: list[str], status: int
     assert remedy in " ".join(told.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["users", "history", "--limit", "9" * 30],
+        ["access", "history", "--limit", "9" * 30],
+        ["routing", "history", "--limit", "9" * 30],
+        ["examples", "ls", "--limit", "9" * 30],
+        ["audit", "export", "--from-seq", "9" * 30],
+        ["privacy", "plan", "m", "--examples", "9" * 30],
+        ["dlq", "drop", "--limit", "9" * 30],
+        ["backfill", "--from", "0", "--partition", "9" * 30],
+        ["backfill", "--from", "0", "--rate", "nan"],
+        ["backfill", "--from", "x" * 300],
+        ["backfill", "--from", "0", "--name", "0:1"],
+        ["constitution", "test", "--texts", str(ROOT / "CHANGELOG.md"), "--min-accuracy", "nan"],
+    ],
+)
+def test_numbers_and_names_that_nothing_can_have_are_refused(arguments: list[str]) -> None:
+    assert "Invalid value" in run(*arguments, status=2).stderr
+
+
 def as_program(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLYWHEEL_")}
     command = [sys.executable, "-m", "app", *arguments]
