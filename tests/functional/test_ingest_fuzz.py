@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from app.web import ingest
 from otel.scrub import Scrubber
 
-CASES = 6_000
+CASES = 15_000
 """About what two cores do in a minute."""
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 

@@ -23,7 +23,7 @@ from agents.routing.message import DecodedRecord, InboundMessage, Reason, Reject
 from otel.scrub import Scrubber
 from otel.table import load_table
 
-CASES = 20_000
+CASES = 50_000
 """About what two cores do in a minute."""
 
 
