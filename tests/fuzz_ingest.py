@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import math
 import random
 import re
 import sys
@@ -108,11 +109,11 @@ class Fuzzer:
         result.cases += 1
         result.slowest = max(result.slowest, (time.process_time() - started, number))
 
-    def run(self, seconds: float, seed: int, most_findings: int = 10) -> Result:
-        """Fuzz for so many seconds, or until so many findings are made."""
+    def run(self, seconds: float, seed: int, most_findings: int = 10, most_cases: int | None = None) -> Result:
+        """Fuzz for so many seconds or cases, or until so many findings are made."""
         result, started = Result(), time.monotonic()
-        told = started
-        while time.monotonic() - started < seconds and len(result.findings) < most_findings:
+        told, most = started, math.inf if most_cases is None else most_cases
+        while time.monotonic() - started < seconds and result.cases < most and len(result.findings) < most_findings:
             post, draw = case_of(seed, result.cases)
             self.attempt(post, draw, result.cases, result)
             if time.monotonic() - told > 60:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import math
 import random
 import re
 import sys
@@ -112,11 +113,17 @@ def attempt(case: Case, draw: random.Random, number: int, result: Result, scrubb
     result.slowest = max(result.slowest, (time.process_time() - started, number))
 
 
-def run(seconds: float, seed: int, most_findings: int = 10, scrubber: Scrubber | None = None) -> Result:
-    """Fuzz for so many seconds, or until so many findings are made."""
+def run(
+    seconds: float,
+    seed: int,
+    most_findings: int = 10,
+    scrubber: Scrubber | None = None,
+    most_cases: int | None = None,
+) -> Result:
+    """Fuzz for so many seconds or cases, or until so many findings are made."""
     result, started = Result(), time.monotonic()
-    number, told = 0, started
-    while time.monotonic() - started < seconds and len(result.findings) < most_findings:
+    number, told, most = 0, started, math.inf if most_cases is None else most_cases
+    while time.monotonic() - started < seconds and number < most and len(result.findings) < most_findings:
         case, draw = case_of(seed, number)
         attempt(case, draw, number, result, scrubber)
         number += 1

@@ -6,7 +6,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from app.cli.output import AsJson, emit
+from app.cli.output import AsJson, complain, emit
+from app.cli.values import MOST_ROWS
 from app.settings import load_settings
 from app.store import Database, access
 from app.store.access import ChangeRefused, Revision, UserRole
@@ -110,7 +111,7 @@ def revoke(
     typer.echo(f"{name} opens nothing any more")
 
 
-def show_history(limit: Annotated[int, typer.Option(min=1)] = 100, as_json: AsJson = False) -> None:
+def show_history(limit: Annotated[int, typer.Option(min=1, max=MOST_ROWS)] = 100, as_json: AsJson = False) -> None:
     """The latest changes, newest first."""
     with _database().read() as connection:
         found = access.history(connection, limit)
@@ -131,7 +132,7 @@ def _row(change: Revision) -> dict[str, Any]:
 
 
 def _refuse(refusal: ChangeRefused) -> NoReturn:
-    typer.echo(f"flywheel: {refusal}", err=True)
+    complain(str(refusal))
     raise typer.Exit(2)
 
 

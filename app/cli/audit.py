@@ -14,7 +14,7 @@ import typer
 from sqlalchemy import Engine, make_url
 
 from app.cli.output import AsJson, emit
-from app.cli.values import fail, moment, name_of_person
+from app.cli.values import MOST_NUMBER, fail, moment, name_of_person
 from app.settings import Settings, load_settings
 from app.wiring import audit_checkpoint, audit_digest_key, audit_signing_key, retired_audit_keys
 from models.audit import ChainFault, ChainFaultKind, ChainReport
@@ -92,7 +92,7 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", help="A new file; by default standard output.")] = None,
     since: Annotated[str | None, typer.Option("--since", help="From what was recorded at this time, RFC 3339.")] = None,
     until: Annotated[str | None, typer.Option("--until", help="Up to, and without, what was recorded then.")] = None,
-    from_seq: Annotated[int, typer.Option("--from-seq", min=1, help="From this entry on.")] = 1,
+    from_seq: Annotated[int, typer.Option("--from-seq", min=1, max=MOST_NUMBER, help="From this entry on.")] = 1,
     public_keys: PublicKeys = None,
 ) -> None:
     """Write entries as JSON lines that can be verified alone, with the public key (`flywheel audit verify --export`).
@@ -198,7 +198,8 @@ def _keys(settings: Settings, given: list[str] | None) -> KeyRing:
 
 def _lines(item: str) -> list[str]:
     path = Path(item)
-    return path.read_text(encoding="utf-8").split() if path.is_file() else [item]
+    # Bytes that are no text are no key either, and are refused as such.
+    return path.read_text(encoding="utf-8", errors="replace").split() if path.is_file() else [item]
 
 
 @contextmanager

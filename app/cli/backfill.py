@@ -22,12 +22,13 @@ from app.backfill.run import Pace, run_backfill
 from app.backfill.source import Source, SourceUnreadable
 from app.backfill.topic import Bound, PartitionAbsent, TopicSource
 from app.cli.output import AsJson, emit
-from app.cli.values import fail, place, run_on_kafka, time_ms
+from app.cli.values import MOST_NUMBER, a_number, fail, place, run_on_kafka, time_ms
 from app.history import HistoryStalled, TopicAbsent
 from app.routing import Routing, open_pipeline
 from app.settings import Settings, load_settings
 
 PROGRESS_S = 1.0
+MOST_PARTITION = 2**31 - 1
 _EXPECTED = (Halt, HistoryStalled, PartitionAbsent, ProgressRefused, PublisherBroken, SourceUnreadable, TopicAbsent)
 _OFFSET = re.compile(r"[0-9]{1,18}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].*)?")
@@ -55,12 +56,19 @@ def backfill(
             "--to", help="Where to end, before it: an offset, a time, of a file a line. Default: the end as it is now."
         ),
     ] = None,
-    partition: Annotated[int | None, typer.Option("--partition", min=0, help="Only this partition.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many messages in this run.")] = None,
+    partition: Annotated[
+        int | None, typer.Option("--partition", min=0, max=MOST_PARTITION, help="Only this partition.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, max=MOST_NUMBER, help="At most so many messages in this run.")
+    ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="What its progress is kept under. Default: from what is asked for.")
     ] = None,
-    rate: Annotated[float | None, typer.Option("--rate", min=0.1, help="At most so many records a second.")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", min=0.1, callback=a_number, help="At most so many records a second."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Route messages of the input topic again, or those of a file, through the same steps as the router.
@@ -75,7 +83,10 @@ def backfill(
     """
     settings = load_settings()
     source = _source(settings, start, end, partition)
-    file = ProgressFile(settings.data_dir / "backfill", name or _default_name(source))
+    try:
+        file = ProgressFile(settings.data_dir / "backfill", name or _default_name(source))
+    except ProgressRefused as error:
+        raise typer.BadParameter(f"--name {error}") from None
     pace = Pace(settings.routing.batch_messages, limit, rate)
 
     def opened(counters: Counters) -> AbstractAsyncContextManager[Pipeline]:
@@ -97,16 +108,18 @@ def _source(settings: Settings, start: str, end: str | None, partition: int | No
     first = _bound(start)
     if first is None:
         path = Path(start)
-        if not path.is_file():
-            raise typer.BadParameter(
-                f"--from {start!r} is neither earliest, an offset, a time (2025-01-31T12:00:00Z) nor a file"
-            )
+        if not _is_file(path):
+            forms = "neither earliest, an offset, a time (2025-01-31T12:00:00Z) nor a file"
+            raise typer.BadParameter(f"--from {start!r} is {forms}")
         if partition is not None:
             raise typer.BadParameter("--partition is for the topic: a file has no partitions")
         if end is not None and not _OFFSET.fullmatch(end):
             raise typer.BadParameter(f"--to {end!r} is no line of a file: give its number")
         longest = max(settings.routing.max_message_bytes, _CARRIED_BYTES) + 1
-        return FileSource(path, None if end is None else int(end), longest)
+        try:
+            return FileSource(path, None if end is None else int(end), longest)
+        except OSError as error:
+            raise typer.BadParameter(f"--from {start!r} cannot be read ({error.strerror}): name another file") from None
     last = Bound("latest") if end is None else _bound(end)
     if last is None:
         raise typer.BadParameter(f"--to {end!r} is neither an offset nor a time (2025-01-31T12:00:00Z)")
@@ -114,6 +127,13 @@ def _source(settings: Settings, start: str, end: str | None, partition: int | No
         return TopicSource(settings, first, last, partition)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _bound(text: str) -> Bound | None:

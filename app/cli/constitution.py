@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.output import AsJson, emit
-from app.cli.values import fail, shown
+from app.cli.values import a_number, fail, shown
 from app.settings import load_settings
 from policies.constitution import DEFAULT_PATH, ConstitutionError, load_constitution
 from policies.constitution.lint import lint
@@ -52,7 +52,9 @@ def check(file: File = None, as_json: AsJson = False) -> None:
 def run_tests(
     texts: Texts,
     file: File = None,
-    min_accuracy: Annotated[float, typer.Option(min=0.0, max=1.0, help="Exit status 1 below this share.")] = 0.9,
+    min_accuracy: Annotated[
+        float, typer.Option(min=0.0, max=1.0, callback=a_number, help="Exit status 1 below this share.")
+    ] = 0.9,
     as_json: AsJson = False,
 ) -> None:
     """Decide labelled texts (`expected`: compliant or violating) by the local evaluators, without a judge.

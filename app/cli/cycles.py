@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from app.cli.output import AsJson, emit
+from app.cli.output import AsJson, complain, emit
 from app.settings import load_settings
 from app.store import Database, approvals, cycles, progress, switches, teacher_usage
 from app.store.cycles import StaleCycle
@@ -211,5 +211,5 @@ def _get(database: Database, cycle_id: str) -> Cycle:
 
 
 def _fail(message: str) -> None:
-    typer.echo(f"flywheel: {message}", err=True)
+    complain(message)
     raise typer.Exit(1)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.output import AsJson, emit
-from app.cli.values import fail, name_of_person, place, rfc3339, run_on_kafka, shown, time_ms
+from app.cli.values import MOST_NUMBER, fail, name_of_person, place, rfc3339, run_on_kafka, shown, time_ms
 from app.dlq.audit import NotInAuditLog, announce
 from app.dlq.handle import Order, Outcome, Unsettled, handle
 from app.dlq.look import Found, find, listing, summary
@@ -41,7 +41,9 @@ Since = Annotated[str | None, typer.Option("--since", help="Only those written s
 Places = Annotated[
     list[str] | None, typer.Option("--place", help="Only this letter, PARTITION:OFFSET; may be repeated.")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many letters in this run.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, max=MOST_NUMBER, help="At most so many letters in this run.")
+]
 By = Annotated[str, typer.Option("--by", help="Who asks for it; kept in the audit log and in the topic.")]
 NoTransactions = Annotated[
     bool,

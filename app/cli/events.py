@@ -10,7 +10,7 @@ import orjson
 import typer
 from aiokafka.errors import KafkaError
 
-from app.cli.output import AsJson, emit
+from app.cli.output import AsJson, complain, emit
 from app.cli.values import fail
 from app.connections import kafka_refusal
 from app.emitter import EmitFailed, LogEmitter
@@ -44,7 +44,7 @@ def emit_file(
                 for start in range(0, len(events), BATCH):
                     emitter.emit(events[start : start + BATCH])
         except EmitFailed as error:
-            typer.echo(f"flywheel: {error}", err=True)
+            complain(str(error))
             raise typer.Exit(1) from None
     elif via == "kafka":
         try:

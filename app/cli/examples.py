@@ -10,7 +10,7 @@ import orjson
 import typer
 
 from app.cli.output import AsJson, emit
-from app.cli.values import fail, name_of_person, shown
+from app.cli.values import MOST_ROWS, fail, name_of_person, shown
 from app.keys import key
 from app.settings import load_settings
 from app.store import Database, examples, forgetting, outbox, revisions
@@ -40,7 +40,7 @@ def list_examples(
     model: Model = None,
     domain: Domain = None,
     status: Status = None,
-    limit: Annotated[int, typer.Option(min=1)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_ROWS)] = 50,
     as_json: AsJson = False,
 ) -> None:
     """The latest examples, without their text."""

@@ -24,12 +24,15 @@ from app.cli import (
     run,
     users,
 )
+from app.cli.output import BriefGroup, complain
 from app.connections import AccessRefused
 from app.kafka import TopicsNotReady
 from app.settings import SettingsError
 from app.store.database import DatabaseUnavailable
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+cli = typer.Typer(
+    cls=BriefGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
 run.add(cli)
 admin.add(cli)
 cycles.add(cli)
@@ -57,9 +60,9 @@ def main() -> None:
     """Entry point. A wrong setting is one line on standard error and exit status 2, a service that is away 1."""
     try:
         cli()
-    except SettingsError as error:
+    except SettingsError as error:  # bounded where it is made
         typer.echo(f"flywheel: {error}", err=True)
         sys.exit(2)
     except (AccessRefused, DatabaseUnavailable, TopicsNotReady) as error:
-        typer.echo(f"flywheel: {error}", err=True)
+        complain(str(error))
         sys.exit(1)

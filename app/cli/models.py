@@ -13,7 +13,7 @@ import typer
 from agents.training.adapter import AdapterError, export_version
 from agents.training.context import DecisionContext
 from agents.training.promotion import Deployed, NotPromotable, NoVerdict, Refused, promote, roll_back
-from app.cli.output import AsJson, emit
+from app.cli.output import AsJson, complain, emit
 from app.cli.values import fail, name_of_person, reason_given
 from app.deciding import decision_context
 from app.settings import Settings, load_settings
@@ -153,7 +153,7 @@ def _decide(ask: Callable[[DecisionContext], Coroutine[Any, Any, Deployed]], as_
     except (NotPromotable, AdapterError, StaleDeployment) as error:
         fail(str(error))
     except (NoVerdict, AuditClientError, BundleError, BundleUnavailable, ConstitutionError) as error:
-        typer.echo(f"flywheel: {error}", err=True)
+        complain(str(error))
         raise typer.Exit(2) from None
     finally:
         database.close()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import orjson
@@ -10,7 +11,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
+from typer.core import TyperGroup
 
+from policies.wording import in_few_words
+
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""What is raised for arguments that cannot be used; typer has no name of its own for it."""
 _WHOLE = 40
 """A first column that is wider is folded as the others are."""
 
@@ -38,6 +44,34 @@ def emit(rows: Sequence[Mapping[str, Any]] | Mapping[str, Any], as_json: bool) -
         for row in shown:
             table.add_row(*row)
     console.print(table)
+
+
+def complain(message: str) -> None:
+    """A message on standard error, in few words: it may quote what somebody wrote."""
+    typer.echo(f"flywheel: {in_few_words(message)}", err=True)
+
+
+class BriefGroup(TyperGroup):
+    """Commands that say what is wrong with their arguments, and repeat none at length."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The group's own arguments."""
+        with _in_few_words():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """The commands below read theirs here."""
+        with _in_few_words():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _in_few_words() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        error.message = in_few_words(error.message)
+        raise
 
 
 def printable(text: str) -> str:

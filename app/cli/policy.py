@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from app.cli.output import AsJson, emit
+from app.cli.output import AsJson, complain, emit
 from app.cli.values import fail
 from app.embedded.errors import EmbeddedError
 from app.gate import read_tables
@@ -77,7 +77,7 @@ def run_tests(
         fail(str(error))
     emit(rows, as_json)
     for complaint in complaints:
-        typer.echo(f"flywheel: {complaint}", err=True)
+        complain(complaint)
     raise typer.Exit(1 if complaints else 0)
 
 
@@ -215,5 +215,5 @@ def _brief(decision: GateDecision) -> dict[str, Any]:
 
 
 def _no_verdict(message: str) -> NoReturn:
-    typer.echo(f"flywheel: {message}", err=True)
+    complain(message)
     raise typer.Exit(STATUS["unavailable"])

@@ -8,7 +8,7 @@ import typer
 
 from agents.training import planning
 from app.cli.output import AsJson, emit
-from app.cli.values import fail
+from app.cli.values import MOST_NUMBER, fail
 from app.settings import Settings, load_settings
 from app.store import Database, cohorts, examples, ledger
 from app.wiring import cycle_config, open_database, public_training
@@ -60,7 +60,8 @@ def plan(
     model: Annotated[str, typer.Argument(help="The model_id of its events.")],
     domain: Domain = "default",
     n_examples: Annotated[
-        int | None, typer.Option("--examples", min=1, help="Train on so many, instead of those that wait.")
+        int | None,
+        typer.Option("--examples", min=1, max=MOST_NUMBER, help="Train on so many, instead of those that wait."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

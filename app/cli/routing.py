@@ -9,7 +9,8 @@ import typer
 
 from agents.routing import live
 from agents.routing.live import CATALOGUE, LiveSettingError
-from app.cli.output import AsJson, emit
+from app.cli.output import AsJson, complain, emit
+from app.cli.values import MOST_ROWS
 from app.live import Document, configured_values, read_copy
 from app.settings import load_settings
 from app.store import Database, live_settings
@@ -92,7 +93,8 @@ def unset(name: SettingName, by: Person, comment: Comment = "", as_json: AsJson 
 
 
 def show_history(
-    limit: Annotated[int, typer.Option(min=1, help="How many changes at most.")] = 100, as_json: AsJson = False
+    limit: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many changes at most.")] = 100,
+    as_json: AsJson = False,
 ) -> None:
     """The latest changes, newest first."""
     with _database().read() as connection:
@@ -153,5 +155,5 @@ def _database() -> Database:
 
 
 def _fail(refusal: Exception, status: int) -> NoReturn:
-    typer.echo(f"flywheel: {refusal}", err=True)
+    complain(str(refusal))
     raise typer.Exit(status)

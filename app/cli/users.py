@@ -6,7 +6,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from app.cli.output import AsJson, emit
+from app.cli.output import AsJson, complain, emit
+from app.cli.values import MOST_ROWS
 from app.settings import load_settings
 from app.store import Database, permissions, usage
 from app.store.permissions import ChangeRefused, Revision
@@ -89,7 +90,7 @@ def revoke(user: UserId, by: Person, comment: Comment = "", as_json: AsJson = Fa
     emit(_row(change), as_json)
 
 
-def show_history(limit: Annotated[int, typer.Option(min=1)] = 100, as_json: AsJson = False) -> None:
+def show_history(limit: Annotated[int, typer.Option(min=1, max=MOST_ROWS)] = 100, as_json: AsJson = False) -> None:
     """The latest changes, newest first."""
     with _database().read() as connection:
         found = permissions.history(connection, limit)
@@ -113,7 +114,7 @@ def _effect(change: Revision) -> str:
 
 
 def _refuse(refusal: ChangeRefused) -> NoReturn:
-    typer.echo(f"flywheel: {refusal}", err=True)
+    complain(str(refusal))
     raise typer.Exit(2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 from collections.abc import Coroutine
 from datetime import UTC, datetime
@@ -12,13 +13,17 @@ from typing import Any, NoReturn, TypeVar
 import typer
 from aiokafka.errors import KafkaError
 
-from app.cli.output import printable
+from app.cli.output import complain, printable
 from app.connections import kafka_refusal
 from app.settings import Settings
 
 T = TypeVar("T")
 
 INTERRUPTED = 130
+MOST_ROWS = 100_000
+"""That a command lists."""
+MOST_NUMBER = 2**63 - 1
+"""A larger one is no number to a database, nor in the audit log's JSON."""
 _PLACE = re.compile(r"([0-9]{1,9}):([0-9]{1,18})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -64,6 +69,13 @@ def reason_given(text: str) -> str:
     return text.strip()
 
 
+def a_number(value: float | None) -> float | None:
+    """Bounds let through what is not a number."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("nan is no number: give one")
+    return value
+
+
 def shown(text: str, most: int = 200) -> str:
     """Text of others, safe and short: what is no printable character but a line's end or a tab is escaped."""
     cut = text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
@@ -72,7 +84,7 @@ def shown(text: str, most: int = 200) -> str:
 
 def fail(message: str) -> NoReturn:
     """End the command with status 1 and a line on standard error."""
-    typer.echo(f"flywheel: {message}", err=True)
+    complain(message)
     raise typer.Exit(1)
 
 

@@ -61,8 +61,8 @@ def load_settings(env: Mapping[str, str] | None = None, toml: Path | None = None
     from_files: set[str] = set()
     for name, value, origin in _from_environment(env):
         _put(values, name, value, origin)
-        # A plain variable comes after a file's, and takes its place.
-        (from_files.add if origin.endswith("_FILE") else from_files.discard)(name)
+        # A plain variable comes after a file's, and takes its place; some settings' own names end in `_file`.
+        (from_files.add if _name_of(origin) == f"{name}_file" else from_files.discard)(name)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -113,7 +113,7 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
         if variable in SPECIFICATION_NAMES:
             yield SPECIFICATION_NAMES[variable], text, variable
         elif ours:
-            name = variable.removeprefix(PREFIX).lower().replace("__", ".")
+            name = _name_of(variable)
             if name in known:
                 plain.append((name, _parse(text, known[name]), variable))
             elif name.removesuffix("_file") in known:
@@ -123,6 +123,10 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
                 raise SettingsError(_unknown(variable, name, list(known)))
     yield from files
     yield from plain
+
+
+def _name_of(variable: str) -> str:
+    return variable.removeprefix(PREFIX).lower().replace("__", ".")
 
 
 def _is_no_text(value: str) -> bool:
@@ -178,16 +182,25 @@ def _explain(error: ValidationError, from_files: Collection[str]) -> str:
     names = list(known)
     for item in error.errors(include_url=False)[:MOST_FAULTS]:
         place = [str(part) for part in item["loc"]]
+        setting = next((one for one in names if place[: one.count(".") + 1] == one.split(".")), None)
+        if setting is not None and setting in from_files:
+            lines.append(f"{setting}: {_shortened(hide_password(item['msg']))}")
+            continue
         name = _shortened(".".join(place))
         if item["type"] == "extra_forbidden":
             lines.append(_unknown(name, name, names))
-        else:
-            setting = next((one for one in names if place[: one.count(".") + 1] == one.split(".")), None)
-            # A value in a section's place may be a secret's.
-            hidden = isinstance(item["input"], dict) or setting is None or _is_secret(known[setting])
-            hidden = hidden or setting in from_files
-            given = "" if hidden else f" (given: {_shortened(hide_password(repr(item['input'])))})"
-            lines.append(f"{name or 'settings'}: {_shortened(hide_password(item['msg']))}{given}")
+            continue
+        untold = [one for one in from_files if one.split(".")[: len(place)] == place and not _is_secret(known[one])]
+        if item["type"] == "value_error" and untold:
+            # A contradiction between a section's settings may quote any of them (but secrets, which mask themselves).
+            together = f"{', '.join(sorted(untold))} and the rest of {name or 'the settings'} do not go together"
+            told = "what a file holds is not told: set it as a plain variable to see why"
+            lines.append(f"{name or 'settings'}: {together}; {told}")
+            continue
+        # A value in a section's place may be a secret's.
+        hidden = isinstance(item["input"], dict) or setting is None or _is_secret(known[setting])
+        given = "" if hidden else f" (given: {_shortened(hide_password(repr(item['input'])))})"
+        lines.append(f"{name or 'settings'}: {_shortened(hide_password(item['msg']))}{given}")
     more = error.error_count() - len(lines)
     return "; ".join([*lines, *([f"and {more} more"] if more else [])])
 

@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 MASK = "********"
-# A password with an @ of its own is covered up to the last one before the path.
-_USER_INFO = re.compile(r"(://[^/?#:@\s]*:)[^/?#\s]*@")
+# A password with an @ of its own is covered up to the last one before the path; one with a slash of its own, which
+# SQLAlchemy takes, up to the next @ (a port is none). A name may have an @ as well.
+_USER_INFO = re.compile(r"(://[^/?#:\s]*:)(?:[^/?#\s]*|(?!\d*[/?#])[^@\s]*)@")
 _PARAMETER = re.compile(r"([?&]password=)[^&\s]*", re.IGNORECASE)
 
 

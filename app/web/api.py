@@ -69,7 +69,11 @@ def create_web(settings: Settings, role: Role, state: WorkerState) -> FastAPI:
 
     # No page of FastAPI's own: it loads scripts from elsewhere, which the headers forbid.
     title = f"Constitutional Flywheel: {role.value}"
-    app = FastAPI(title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None,
+        # A slash too many is led nowhere: that would come before anybody is asked who they are, to a Host they name.
+        redirect_slashes=False,
+    )  # fmt: skip
     if ingest is not None:
         # It has limits of its own, in requests under way.
         add_ingest(app, ingest, [Depends(console.guard.needs(Right.INGEST, counted=False))])

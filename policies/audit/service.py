@@ -31,7 +31,8 @@ def create_audit_app(config: AuditConfig) -> FastAPI:
     """The service. Its database is opened and migrated when it starts, not here. Raises UnusableKey."""
     metrics = AuditMetrics(CollectorRegistry())
     key = None if config.seal is None else SigningKey(config.seal.signing_key)
-    app = FastAPI(title="Audit engine", version="1.0", lifespan=_lifespan(config, metrics, key))
+    lifespan = _lifespan(config, metrics, key)
+    app = FastAPI(title="Audit engine", version="1.0", lifespan=lifespan, redirect_slashes=False)
     app.add_middleware(EntryDoor, path=LOG_PATH, write=log, max_bytes=config.max_body_bytes)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(AuditStoreUnavailable, _unavailable)

@@ -17,9 +17,12 @@ HIGH_SEVERITIES: frozenset[Severity] = frozenset({"critical", "high"})
 # A head fitted on fewer texts than this is not worth the name; the shipped document has several times as many.
 MIN_EXEMPLARS = 5
 
+MOST_OF_A_NAME = 48
+"""Characters of a principle's id."""
+
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?$", max_length=64)]
-PrincipleId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=48)]
+PrincipleId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=MOST_OF_A_NAME)]
 
 
 def _compiles(pattern: str) -> str:

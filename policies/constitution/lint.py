@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 
 import re2
@@ -18,6 +18,8 @@ from policies.constitution.loader import DEFAULT_PATH, faults_of, read_document
 # Some dozens of each: below them a head follows single exemplars rather than what they share.
 ENOUGH_EXEMPLARS = 24
 ENOUGH_BENIGN = 48
+MOST_ALIKE = 20
+"""Findings of one kind that are told: who mends those sees the others then."""
 # Share of common words from which two exemplars are one.
 NEARLY_THE_SAME = 0.8
 
@@ -34,7 +36,7 @@ class Finding:
 
 
 def lint(path: Path | None = None) -> list[Finding]:
-    """All findings on the document at `path`, or on the one that ships; what the schema refuses comes alone."""
+    """Findings on the document at `path`, or on the one that ships; what the schema refuses comes alone."""
     source = DEFAULT_PATH if path is None else path
     try:
         document = read_document(source)
@@ -43,18 +45,28 @@ def lint(path: Path | None = None) -> list[Finding]:
     try:
         constitution = Constitution.model_validate(document)
     except ValidationError as error:
-        return [_schema(fault) for fault in faults_of(error, document)]
+        return list(_some(_schema(fault) for fault in faults_of(error, document)))
     return list(examine(constitution))
 
 
 def examine(constitution: Constitution) -> Iterator[Finding]:
-    """Findings on a document that the schema accepts."""
-    yield from _counts(constitution)
-    for principle in constitution.principles:
-        yield from _openings(principle)
-        yield from _rules(principle, constitution)
-    yield from _repeated(_requests(constitution))
-    yield from _repeated(_answers(constitution))
+    """Findings on a document that the schema accepts, of each kind the first."""
+    principles = constitution.principles
+    yield from _some(_counts(constitution))
+    yield from _some(finding for principle in principles for finding in _openings(principle))
+    yield from _some(finding for principle in principles for finding in _rules(principle, constitution))
+    yield from _some(_repeated(_requests(constitution)))
+    yield from _some(_repeated(_answers(constitution)))
+
+
+def _some(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """The first of a kind, and how many more there are."""
+    told = list(islice(findings, MOST_ALIKE))
+    yield from told
+    more = sum(1 for _ in findings)
+    if more:
+        problem = f"and {more} more of the kind of these {MOST_ALIKE}"
+        yield Finding(told[-1].place, problem, "mend these, and look again")
 
 
 def _schema(fault: str) -> Finding:

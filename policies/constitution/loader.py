@@ -7,14 +7,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from policies.constitution.document import Constitution
+from policies.constitution.document import MOST_OF_A_NAME, Constitution
 from policies.constitution.errors import ConstitutionError
+from policies.wording import in_few_words
 from policies.yaml_text import UnusableYaml, read_yaml
 
 DEFAULT_PATH = Path(__file__).with_name("default.yaml")
 
-MOST_FAULTS = 50
-"""Of one document, that are told."""
+MOST_FAULTS, MOST_OF_A_FAULT = 50, 300
+"""Of one document, that are told; characters of one."""
 
 _REMEDIES = {
     "extra_forbidden": "remove it or correct its name",
@@ -59,8 +60,8 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def faults_of(error: ValidationError, document: dict[str, Any]) -> list[str]:
-    """Each faulty entry with its place, what was found there and what to do."""
-    return [_describe(fault, document) for fault in error.errors()]
+    """Each faulty entry in few words: its place, what was found there and what to do."""
+    return [in_few_words(_describe(fault, document), MOST_OF_A_FAULT) for fault in error.errors()]
 
 
 def _put_in(entry: object, document: Path) -> object:
@@ -104,7 +105,7 @@ def _place(loc: tuple[str | int, ...], document: dict[str, Any]) -> str:
     if len(loc) > 1 and loc[0] == "principles" and isinstance(loc[1], int):
         entry = document["principles"][loc[1]]
         name = entry.get("id") if isinstance(entry, dict) else None
-        parts[1] = name if isinstance(name, str) else f"#{loc[1] + 1}"
+        parts[1] = name if isinstance(name, str) and len(name) <= MOST_OF_A_NAME else f"#{loc[1] + 1}"
     return ".".join(parts)
 
 

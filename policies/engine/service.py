@@ -81,7 +81,7 @@ def create_engine_app(config: EngineConfig, constitution: Constitution) -> FastA
                 await serving
             await engine.aclose()
 
-    app = FastAPI(title="Policy engine", version=constitution.version, lifespan=lifespan)
+    app = FastAPI(title="Policy engine", version=constitution.version, lifespan=lifespan, redirect_slashes=False)
     if config.token is not None:
         app.add_middleware(BearerToken, token=config.token)
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)

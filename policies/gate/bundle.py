@@ -181,7 +181,7 @@ def write_bundle(bundle: PolicyBundle, directory: Path) -> None:
     Raises:
         BundleError: the directory holds something, or it cannot be written.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if _is_taken(directory):
         raise BundleError(f"{directory} is not empty; name an empty directory for the bundle")
     partial = _beside(directory)
     try:
@@ -204,6 +204,13 @@ def _contents(bundle: PolicyBundle) -> dict[str, bytes]:
         "data.json": encode(bundle.document).encode() + b"\n",
         **modules,
     }
+
+
+def _is_taken(directory: Path) -> bool:
+    try:
+        return directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+    except OSError:  # a name too long, say: writing there will tell
+        return False
 
 
 def _beside(path: Path) -> Path:

@@ -1,19 +1,17 @@
-"""Every fuzz target for a while (FLYWHEEL_TEST_FUZZ_SECONDS, 20), what it has found again, and whether it is blind."""
+"""Every fuzz target for some cases (`fuzz.short`), what it has found again, and whether it is blind."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fuzz import corpus, targets
+from fuzz import corpus, short, targets
 from fuzz.frame import Target, replay, run
 
-SECONDS = float(os.environ.get("FLYWHEEL_TEST_FUZZ_SECONDS", "20"))
 TORCH = {"policy-engine", "checkpoints"}
 
-pytestmark = pytest.mark.timeout(SECONDS + 600)
+pytestmark = pytest.mark.timeout(short.SECONDS + 600)
 
 
 @pytest.fixture(
@@ -30,10 +28,9 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_nothing_gets_past_it(target: Target) -> None:
     # The same cases every time: whether a change lands must not hang on what is drawn. The long form draws others.
-    seed = int(os.environ.get("FLYWHEEL_TEST_FUZZ_SEED", "7"))
-    result = run(target, SECONDS, seed)
-    assert not result.findings, f"seed {seed}: {result}"
-    assert not result.unreached, f"seed {seed}: {result}"
+    result = run(target, short.SECONDS, short.SEED, most_cases=short.most(target.short_cases))
+    assert not result.findings, f"seed {short.SEED}: {result}"
+    assert not result.unreached, f"seed {short.SEED}: {result}"
 
 
 def test_what_it_has_found_stays_mended(target: Target) -> None:
@@ -84,5 +81,7 @@ def test_a_fault_that_is_put_in_is_found(target: Target, monkeypatch: pytest.Mon
         with monkeypatch.context() as patch:
             patch.setattr(f"{where}.{name}", fault)
             found = any(replay(target, one.case).findings for one in corpus.kept(target.name))
-            found = found or bool(run(target, SECONDS, 7, most_findings=1).findings)
+            if not found:
+                ran = run(target, short.SECONDS, 7, most_cases=target.short_cases, most_findings=1)
+                found = bool(ran.findings)
         assert found, f"{where}.{name} was broken, and nothing was found"

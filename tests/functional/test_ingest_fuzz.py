@@ -1,16 +1,16 @@
-"""The endpoint's fuzzer for a while (FLYWHEEL_TEST_FUZZ_SECONDS, 60), and again what it has found."""
+"""The endpoint's fuzzer for some cases (`fuzz.short`), and again what it has found."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz import short
 from fuzz_ingest import Fuzzer, Result, case_of
 from fuzz_ingest_cases import JSON, MAIL, PROTOBUF, TOKEN, Post
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -18,7 +18,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from app.web import ingest
 from otel.scrub import Scrubber
 
-SECONDS = float(os.environ.get("FLYWHEEL_TEST_FUZZ_SECONDS", "60"))
+CASES = 15_000
+"""About what two cores do in a minute."""
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 
@@ -29,13 +30,11 @@ def fuzzer(tmp_path: Path) -> Iterator[Fuzzer]:
     made.close()
 
 
-@pytest.mark.timeout(SECONDS + 240)
+@pytest.mark.timeout(short.SECONDS + 240)
 def test_nothing_that_is_sent_breaks_the_endpoint_or_gets_past_it(fuzzer: Fuzzer) -> None:
     # The same cases every time: whether a change lands must not hang on what is drawn. The long form draws others.
-    seed = int(os.environ.get("FLYWHEEL_TEST_FUZZ_SEED", "7"))
-    result = fuzzer.run(SECONDS, seed)
-    assert not result.findings, f"seed {seed}: {result}"
-    assert result.cases > 10 * SECONDS
+    result = fuzzer.run(short.SECONDS, short.SEED, most_cases=short.most(CASES))
+    assert not result.findings, f"seed {short.SEED}: {result}"
     assert result.records > result.cases / 10
     assert {200, 400, 401, 413, 415, 503} <= set(result.statuses)
 

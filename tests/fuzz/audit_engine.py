@@ -48,6 +48,7 @@ class AuditEngineTarget(Target):
     """What is refused is not in the log; what is taken is there, its text digested; the chain verifies throughout."""
 
     name = "audit-engine"
+    short_cases = 3000
     secrets = (TOKEN, READ_TOKEN, DIGEST_KEY, SIGNING_KEY.hex())
 
     def start(self) -> None:

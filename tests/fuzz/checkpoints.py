@@ -60,6 +60,7 @@ class CheckpointsTarget(Target):
     """A damaged file is refused and leaves what it was to be loaded into as it was; a whole one comes back equal."""
 
     name = "checkpoints"
+    short_cases = 4000
     memory_mb = 200
 
     def start(self) -> None:

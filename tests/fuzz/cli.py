@@ -75,6 +75,7 @@ class CliTarget(Target):
     """A command does what it says and ends with 0, or says on standard error why not, and changes nothing."""
 
     name = "cli"
+    short_cases = 350
     hang_s = 40.0
     memory_mb = 800
 

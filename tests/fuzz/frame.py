@@ -52,12 +52,14 @@ class Target(ABC):
 
     hang_s: CPU seconds from which a case is a finding; by the clock, a busy machine would make findings of its own.
     memory_mb: by how much a case may raise the process' resident memory at its highest.
+    short_cases: how many the short form runs, about what two cores do in 20 s; enough to reach what it should.
     secrets: what may stand in no answer, message or log.
     """
 
     name: ClassVar[str]
     hang_s: ClassVar[float] = 5.0
     memory_mb: ClassVar[int] = 300
+    short_cases: ClassVar[int] = 500
     secrets: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
@@ -212,8 +214,16 @@ def place_of(error: BaseException) -> str:
     return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-5:]))
 
 
-def run(target: Target, seconds: float, seed: int, *, most_findings: int = 12, last: Path | None = None) -> Result:
-    """Fuzz for so many seconds, and the first cases in any case, or until so many kinds of finding are made.
+def run(
+    target: Target,
+    seconds: float,
+    seed: int,
+    *,
+    most_cases: int | None = None,
+    most_findings: int = 12,
+    last: Path | None = None,
+) -> Result:
+    """Fuzz for so many seconds or cases, the first cases in any case, or until so many kinds of finding are made.
 
     `last`: keeps the case under way there, for one that ends the process.
     """
@@ -221,7 +231,8 @@ def run(target: Target, seconds: float, seed: int, *, most_findings: int = 12, l
     told, first = started, len(target.first())
     with listening() as ear:
         while len(result.findings) < most_findings:
-            if result.cases >= first and time.monotonic() - started >= seconds:
+            enough = most_cases is not None and result.cases >= most_cases
+            if result.cases >= first and (enough or time.monotonic() - started >= seconds):
                 break
             case = case_of(target, seed, result.cases)
             if last is not None:

@@ -48,6 +48,7 @@ class PolicyEngineTarget(Target):
     """Any request gets an answer of the contract; what is refused is not judged; no order in a text is obeyed."""
 
     name = "policy-engine"
+    short_cases = 1500
     hang_s = 20.0
     memory_mb = 400
     secrets = (TOKEN,)

@@ -45,6 +45,7 @@ class SettingsTarget(Target):
     """Settings are taken and read back equal, or refused in words that name them and hold no secret."""
 
     name = "settings"
+    short_cases = 3000
     secrets = (PLANTED,)
 
     def start(self) -> None:

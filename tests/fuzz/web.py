@@ -34,6 +34,7 @@ class WebTarget(Target):
     """Nobody gets in without a credential, nothing is changed by what is refused, nothing that is shown runs."""
 
     name = "web"
+    short_cases = 2000
     hang_s = 20.0
     memory_mb = 400
 

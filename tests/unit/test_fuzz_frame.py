@@ -106,6 +106,17 @@ def test_a_run_that_reaches_nothing_says_so(faulty: Faulty, monkeypatch: pytest.
     assert run(faulty, 0.2, 1).unreached == {"refuse"}
 
 
+def test_the_short_form_ends_at_a_case_whatever_the_machine(faulty: Faulty) -> None:
+    result = run(faulty, 60.0, 1, most_cases=40)
+    assert (result.cases, result.unreached) == (40, set())
+
+
+def test_the_first_cases_are_run_in_any_case(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faulty, "first", lambda: [{"do": "nothing"}] * 5)
+    assert run(faulty, 60.0, 1, most_cases=2).cases == 5
+    assert run(faulty, 0.0, 1, most_cases=10_000).cases == 5
+
+
 def test_a_case_is_the_same_again(faulty: Faulty) -> None:
     assert [case_of(faulty, 3, number) for number in range(50)] == [case_of(faulty, 3, number) for number in range(50)]
     assert case_of(faulty, 3, 1) != case_of(faulty, 4, 1) or case_of(faulty, 3, 2) != case_of(faulty, 4, 2)

@@ -205,6 +205,43 @@ def test_roles_and_brokers_that_do_not_exist() -> None:
     assert "mock or real" in " ".join(run("up", "--kafka", "pigeon", status=2).output.split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "remedy"),
+    [
+        (["examples", "forget", "--by", "é" * 20_000], 2, "give 1 to 256 characters"),
+        (["examples", "show", "x" * 20_000], 1, "see `flywheel examples ls`"),
+        (["examples", "ls", "--limit", "9" * 4000 + "x" * 20_000], 2, "as an integer"),
+        ([f"--{'x' * 20_000}"], 2, "No such option"),
+        (["x" * 20_000], 2, "No such command"),
+    ],
+)
+def test_a_long_argument_is_not_repeated_whole(arguments: list[str], status: int, remedy: str) -> None:
+    told = run(*arguments, status=status).stderr
+    assert len(told) < 4000
+    assert remedy in " ".join(told.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["users", "history", "--limit", "9" * 30],
+        ["access", "history", "--limit", "9" * 30],
+        ["routing", "history", "--limit", "9" * 30],
+        ["examples", "ls", "--limit", "9" * 30],
+        ["audit", "export", "--from-seq", "9" * 30],
+        ["privacy", "plan", "m", "--examples", "9" * 30],
+        ["dlq", "drop", "--limit", "9" * 30],
+        ["backfill", "--from", "0", "--partition", "9" * 30],
+        ["backfill", "--from", "0", "--rate", "nan"],
+        ["backfill", "--from", "x" * 300],
+        ["backfill", "--from", "0", "--name", "0:1"],
+        ["constitution", "test", "--texts", str(ROOT / "CHANGELOG.md"), "--min-accuracy", "nan"],
+    ],
+)
+def test_numbers_and_names_that_nothing_can_have_are_refused(arguments: list[str]) -> None:
+    assert "Invalid value" in run(*arguments, status=2).stderr
+
+
 def as_program(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLYWHEEL_")}
     command = [sys.executable, "-m", "app", *arguments]

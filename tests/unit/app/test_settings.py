@@ -309,6 +309,10 @@ def test_config_check_shows_the_rest_as_it_is() -> None:
         ("postgresql://user@db/x", "postgresql://user@db/x"),
         ("postgresql://user:p@ss@db/x", "postgresql://user:********@db/x"),
         ("http://a:b@c/d http://e:f@g", "http://a:********@c/d http://e:********@g"),
+        ("postgresql://ada@example.org:p@db/x", "postgresql://ada@example.org:********@db/x"),
+        ("postgresql://ada:p/q?r@db/x?mail=a@b", "postgresql://ada:********@db/x?mail=a@b"),
+        ("http://ada@db:8001/x:y", "http://ada@db:8001/x:y"),
+        ("http://db:8001/a@b", "http://db:8001/a@b"),
         ("sqlite:///var/a:b@c.db", "sqlite:///var/a:b@c.db"),
         ("postgresql://db/x?password=p&user=u", "postgresql://db/x?password=********&user=u"),
     ],
@@ -366,6 +370,21 @@ def test_what_a_file_holds_is_not_told(tmp_path: Path, variable: str) -> None:
     (tmp_path / "secret").write_text("hunter2")
     told = refusal({variable: str(tmp_path / "secret")})
     assert variable.removeprefix("FLYWHEEL_").removesuffix("_FILE").lower().replace("__", ".") in told
+    assert "hunter2" not in told
+
+
+def test_a_contradiction_does_not_tell_what_a_file_holds(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    told = refusal({"FLYWHEEL_WEB__PROXY_HEADER_FILE": str(tmp_path / "secret")})
+    assert told.startswith("web: web.proxy_header and the rest of web do not go together")
+    assert "hunter2" not in told
+
+
+def test_a_secrets_file_hides_no_contradiction(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    env = {"FLYWHEEL_WEB__TOKEN_FILE": str(tmp_path / "secret"), "FLYWHEEL_WEB__PROXY_HEADER": "X-User"}
+    told = refusal(env)
+    assert "web.proxy_header=X-User is set, and web.proxy_addresses is empty" in told
     assert "hunter2" not in told
 
 

@@ -105,6 +105,13 @@ async def test_nobody_is_led_elsewhere(rig: Rig, to: str) -> None:
         assert (await http.post("/sign-in", data=data)).headers["location"] == "/"
 
 
+async def test_a_slash_too_many_is_led_nowhere(rig: Rig) -> None:
+    async with rig.client(**HTML) as http:
+        answer = await http.get("/api/v1/cycles/", headers={"host": "elsewhere.example", "authorization": "Bearer x"})
+    assert "location" not in answer.headers
+    assert answer.status_code in {401, 404}
+
+
 async def test_a_token_that_is_taken_back_ends_its_sessions(rig: Rig) -> None:
     token = rig.token("bob", UserRole.VIEWER)
     async with rig.client() as http:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from policies.constitution import DEFAULT_PATH, read_document
-from policies.constitution.lint import lint
+from policies.constitution.lint import MOST_ALIKE, lint
 
 PRIVACY = 5
 
@@ -96,3 +96,22 @@ def test_what_the_schema_refuses_is_a_finding_with_its_remedy(tmp_path: Path, do
 def test_a_file_that_cannot_be_read_is_one_finding(tmp_path: Path) -> None:
     (finding,) = lint(tmp_path / "absent.yaml")
     assert "cannot be read" in finding.problem
+
+
+def test_what_is_found_a_thousand_times_is_told_some_times(tmp_path: Path, document: dict[str, Any]) -> None:
+    document["answers"]["deflection"] = ["Let us talk of something else."] * 60
+    path = tmp_path / "constitution.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    *alike, last = lint(path)
+    assert len(alike) == MOST_ALIKE
+    assert all("is nearly" in finding.problem for finding in alike)
+    assert last.problem == f"and {60 * 59 // 2 - MOST_ALIKE} more of the kind of these {MOST_ALIKE}"
+
+
+def test_a_thousand_faults_of_the_schema_are_told_some_times(tmp_path: Path, document: dict[str, Any]) -> None:
+    document |= {f"key{number}": 1 for number in range(1000)}
+    path = tmp_path / "constitution.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    *alike, last = lint(path)
+    assert len(alike) == MOST_ALIKE
+    assert last.problem.startswith(f"and {1000 - MOST_ALIKE} more")

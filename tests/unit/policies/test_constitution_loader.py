@@ -198,3 +198,21 @@ def test_a_part_that_cannot_be_had_is_named(tmp_path: Path, document: dict[str, 
     split["principles"][0] = part
     with pytest.raises(ConstitutionError, match=named):
         load_constitution(_write(folder / "split.yaml", split))
+
+
+def test_a_refusal_repeats_nothing_at_length(tmp_path: Path, document: dict[str, Any]) -> None:
+    long = copy.deepcopy(document)
+    long["principles"][0]["id"] = "a" * 20_000
+    long["k" * 20_000] = 1
+    with pytest.raises(ConstitutionError, match=r"principles\.#1\.id: .*found 'aaa") as refused:
+        load_constitution(_write(tmp_path / "long.yaml", long))
+    assert len(str(refused.value)) < 2000
+    assert str(refused.value).endswith("remove it or correct its name")
+
+
+def test_a_parts_name_is_not_repeated_at_length(tmp_path: Path, document: dict[str, Any]) -> None:
+    split = copy.deepcopy(document)
+    split["principles"][0] = "x" * 20_000 + ".yaml"
+    with pytest.raises(ConstitutionError, match=r"check the path$") as refused:
+        load_constitution(_write(tmp_path / "split.yaml", split))
+    assert len(str(refused.value)) < 2000
