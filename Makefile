@@ -25,12 +25,12 @@ demo: ## the whole loop once, small: install, run, report (ARGS=--keep leaves it
 	FLYWHEEL_OTELCOL=$$(docker/install/collector.sh --cached) $(BIN)/flywheel demo $(ARGS)
 
 demo-full: ## the whole loop on all prompts, where quality is judged
-	@docker/install/system.sh train
+	@docker/install/system.sh demo
 	@docker/install/python.sh $(VENV) engine train embedded
 	FLYWHEEL_OTELCOL=$$(docker/install/collector.sh --cached) $(BIN)/flywheel demo --full $(ARGS)
 
 up: ## the embedded stack and all workers, for development
-	@docker/install/system.sh train
+	@docker/install/system.sh demo
 	@docker/install/python.sh $(VENV) engine train embedded
 	$(BIN)/flywheel up $(ARGS)
 

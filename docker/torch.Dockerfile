@@ -34,7 +34,7 @@ LABEL org.opencontainers.image.title="Constitutional Flywheel, trainer" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="docker.io/nvidia/cuda:13.0.2-base-ubuntu24.04"
 COPY docker/install /tmp/install
-RUN /tmp/install/system.sh train && /tmp/install/account.sh && rm -rf /tmp/install /var/lib/apt/lists/*
+RUN /tmp/install/system.sh demo && /tmp/install/account.sh && rm -rf /tmp/install /var/lib/apt/lists/*
 COPY --from=build /opt/flywheel /opt/flywheel
 # Python never looks for packages in the working folder: mounted there are folders whose names packages have.
 # OpenMP's threads must not spin long while they wait (the same values as `make` sets).

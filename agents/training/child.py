@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes.util
-import functools
 import json
 import logging
 import os
@@ -29,27 +27,17 @@ MAX_LINE = 16 * 1024 * 1024
 _NO_MEMORY = ("can't allocate memory", "CUDA out of memory")
 STOP_GRACE_S = 10.0
 PART_WITHIN_S = 60.0
-JEMALLOC = "jemalloc"
-JEMALLOC_CONF = "thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1,retain:false"
-GLIBC = {
+ALLOCATION = {
     "THP_MEM_ALLOC_ENABLE": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**35),
 }
+"""How a job's process keeps memory: torch asks for huge pages, and what is freed is not given back to the kernel.
 
-
-@functools.cache
-def allocation() -> dict[str, str]:
-    """How a job's process keeps memory, as environment: huge pages, and nothing that is freed goes back to the kernel.
-
-    Each tensor of some megabytes is otherwise mapped and cleared anew, page by page: 280,000 faults and a tenth of the
-    time of a training step of 16 x 128 tokens. With jemalloc, where the machine has it: the same step holds 3 GB at its
-    highest, for which glibc's allocator takes 5 to 7 GB and, by where the holes come to lie, more at each step.
-
-    Read when a process starts, so its parent sets it; whoever starts the worker may set these otherwise.
-    """
-    library = ctypes.util.find_library(JEMALLOC)
-    return GLIBC if library is None else {"LD_PRELOAD": library, "MALLOC_CONF": JEMALLOC_CONF}
+Each tensor of some megabytes is otherwise mapped and cleared anew, page by page: 280,000 faults and a tenth of the time
+of a training step of 16 x 128 tokens. Read when a process starts, so its parent sets it; whoever starts the worker may
+set these otherwise.
+"""
 
 
 class JobFailed(RuntimeError):
@@ -93,7 +81,7 @@ async def run_job(
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
-            env=allocation() | os.environ,
+            env=ALLOCATION | os.environ,
             limit=MAX_LINE,
         )
     try:

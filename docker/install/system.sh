@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Install what a fresh Debian or Ubuntu lacks. Does nothing where nothing is missing.
 #
-# Usage: system.sh demo|train|test
+# Usage: system.sh demo|test
 #   demo  a Python 3.11 to 3.13 that can make virtual environments; broker and Redis come in wheels
-#   train also jemalloc, with which a training job takes less memory
 #   test  also Redis, PostgreSQL, Java and Maven (for Apache Kafka), Prometheus with promtool, chromium (for the
 #         pages), shellcheck, libfaketime (for clocks that jump)
 #
@@ -16,8 +15,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 set_name=${1:-}
 case $set_name in
-  demo | train | test) ;;
-  *) echo "usage: $0 demo|train|test" >&2; exit 2 ;;
+  demo | test) ;;
+  *) echo "usage: $0 demo|test" >&2; exit 2 ;;
 esac
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -31,9 +30,6 @@ has_java_17() {
 }
 
 has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || has initdb; }
-
-# Not grep -q: it hangs up on ldconfig, which then counts as failed.
-has_library() { PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -F "$1" >/dev/null; }
 
 # The python3 of the distribution where it is of a version that fits, else one that it offers beside it.
 python_packages() {
@@ -52,7 +48,6 @@ python_packages() {
 
 missing() {
   "$here/find-python.sh" >/dev/null 2>&1 || python_packages
-  [ "$set_name" = demo ] || has_library libjemalloc.so.2 || echo libjemalloc2
   if [ "$set_name" = test ]; then
     has redis-server || has valkey-server || echo redis-server
     has_postgresql || echo postgresql

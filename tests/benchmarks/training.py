@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agents.training.child import allocation
+from agents.training.child import ALLOCATION
 from app.settings import Settings
 from benchmarks import training_job, training_steps
 from benchmarks.document import read, write
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--repeat", type=int, default=5, help="steps of each kind and shape")
     parser.add_argument("--no-steps", action="store_true", help="leave the steps out")
+    parser.add_argument("--no-peaks", action="store_true", help="leave the peaks of memory out")
     parser.add_argument("--no-job", action="store_true", help="leave the job out")
     parser.add_argument("--processes", type=int, default=Settings().training.processes, help="that train in the job")
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -44,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not asked.no_steps:
         figures["bf16_gradient_error"] = round(training_steps.bf16_error(), 5)
         figures |= training_steps.measure(asked.repeat, threads)
+        write(asked.out, figures)
+    if not asked.no_peaks:
+        figures |= training_steps.peaks(threads)
         write(asked.out, figures)
     if not asked.no_job:
         figures |= training_job.measure(threads, asked.processes)
@@ -61,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _as_a_job() -> None:
     """Begin again with the environment that a worker gives its jobs: a process reads it once, when it starts."""
-    wanted = allocation() | os.environ
+    wanted = ALLOCATION | os.environ
     if wanted != dict(os.environ):
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.training", *sys.argv[1:]], wanted)  # noqa: S606  # itself
 

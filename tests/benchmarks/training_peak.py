@@ -1,7 +1,7 @@
-"""How much memory a step takes: each contender in a process of its own, with the environment that a job has.
+"""How much memory a step takes: each contender in a process of its own, in which each tensor is mapped by itself.
 
-In a process that others used before, what the allocator has not given back yet, and where the holes are, decides over a
-tenth of the peak either way.
+So the peak is what is in use. Where the allocator keeps memory, as it does in a job, its holes take as much again, and by
+where they come to lie the same step's peak differs by a third from run to run.
 
     python -m benchmarks.training_peak private 16 128 2
 """
@@ -13,9 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agents.training.child import allocation
-
 WITHIN_S = 900.0
+MAPPED = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024), "MALLOC_MMAP_MAX_": str(2**20), "MALLOC_TRIM_THRESHOLD_": "0"}
+"""glibc: from so many bytes on a block is mapped by itself, and unmapped as soon as it is freed."""
 
 
 def peak_mb(who: str, size: int, width: int, threads: int) -> float:
@@ -25,7 +25,7 @@ def peak_mb(who: str, size: int, width: int, threads: int) -> float:
     """
     command = [sys.executable, "-m", "benchmarks.training_peak", who, str(size), str(width), str(threads)]
     done = subprocess.run(  # itself
-        command, env=allocation() | os.environ, capture_output=True, text=True, timeout=WITHIN_S, check=False
+        command, env=dict(os.environ) | MAPPED, capture_output=True, text=True, timeout=WITHIN_S, check=False
     )
     if done.returncode:
         raise RuntimeError(f"{who} at {size}x{width} ended with {done.returncode}: {done.stderr[-2000:]}")

@@ -125,13 +125,8 @@ def model_for_steps(threads: int) -> tuple[Any, int]:
 
 
 def measure(repeat: int, threads: int) -> dict[str, Any]:
-    """CPU and wall seconds (medians of interleaved steps) and peak memory of each contender and shape; and ratios."""
-    found: dict[str, Any] = {"step_cpu_s": {}, "step_wall_s": {}, "step_peak_mb": {}}
-    # First: later this process holds the memory of the largest step itself, and the machine may not have it twice.
-    for size, width in SHAPES:
-        peaks = {who: round(peak_mb(who, size, width, threads), 1) for who in _contenders(size, width)}
-        found["step_peak_mb"][f"{size}x{width}"] = peaks
-        tell(f"{size}x{width}: peak MB {peaks}")
+    """CPU and wall seconds of each contender at each shape, medians of interleaved steps; and their ratios."""
+    found: dict[str, Any] = {"step_cpu_s": {}, "step_wall_s": {}}
     model, pad_id = model_for_steps(threads)
     for size, width in SHAPES:
         shape = f"{size}x{width}"
@@ -139,14 +134,25 @@ def measure(repeat: int, threads: int) -> dict[str, Any]:
         for name, values in (("step_cpu_s", 0), ("step_wall_s", 1)):
             found[name][shape] = {who: round(_median(rows, values), 3) for who, rows in taken.items()}
         tell(f"{shape}: CPU s {found['step_cpu_s'][shape]}")
-    for whole, part, who in (
-        ("step_cpu_ratio", "step_cpu_s", "private"),
-        ("step_memory_ratio", "step_peak_mb", "private"),
-        ("ghost_cpu_ratio", "step_cpu_s", "ghost"),
-        ("ghost_memory_ratio", "step_peak_mb", "ghost"),
-    ):
-        found[whole] = {shape: round(row[who] / row["plain"], 3) for shape, row in found[part].items() if who in row}
-    return found
+    return found | _ratios("cpu", found["step_cpu_s"])
+
+
+def peaks(threads: int) -> dict[str, Any]:
+    """The memory in use of each contender at each shape, at its highest, in MiB; and their ratios."""
+    found: dict[str, dict[str, float]] = {}
+    for size, width in SHAPES:
+        shape = f"{size}x{width}"
+        found[shape] = {who: round(peak_mb(who, size, width, threads), 1) for who in _contenders(size, width)}
+        tell(f"{shape}: peak MB {found[shape]}")
+    return {"step_peak_mb": found} | _ratios("memory", found)
+
+
+def _ratios(what: str, found: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Of what the other contenders took to what the plain step did."""
+    return {
+        f"{name}_{what}_ratio": {shape: round(row[who] / row["plain"], 3) for shape, row in found.items() if who in row}
+        for name, who in (("step", "private"), ("ghost", "ghost"))
+    }
 
 
 def _contenders(size: int, width: int) -> list[str]:

@@ -10,14 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agents.training import child
-from agents.training.child import GLIBC, JEMALLOC_CONF, JobFailed, allocation, run_job
+from agents.training.child import ALLOCATION, JobFailed, run_job
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 WITHIN_S = 60.0
@@ -46,9 +45,6 @@ def main(specification, channel):
         return {"forged": False}
     if what == "tell environment":
         return {name: os.environ.get(name) for name in specification["names"]}
-    if what == "tell libraries":
-        with open("/proc/self/maps") as maps:
-            return {"libraries": sorted({line.split()[-1] for line in maps if ".so" in line})}
     if what == "raise":
         raise OwnError("x" * 5000)
     if what == "exit":
@@ -161,26 +157,10 @@ async def test_an_error_comes_with_its_kind_and_a_bounded_message() -> None:
     assert len(str(raised.value)) < 2100
 
 
-@pytest.mark.parametrize("library", ["libjemalloc.so.2", None])
-async def test_a_child_keeps_its_memory_unless_its_worker_says_otherwise(
-    library: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(child.ctypes.util, "find_library", lambda _: library)
-    allocation.cache_clear()
-    wanted = allocation()
-    allocation.cache_clear()
-    assert wanted == ({"LD_PRELOAD": library, "MALLOC_CONF": JEMALLOC_CONF} if library else GLIBC)
-    last = list(wanted)[-1]
-    monkeypatch.setattr(child, "allocation", lambda: wanted)
-    monkeypatch.setenv(last, "stats_print:false")
-    told = await run({"do": "tell environment", "names": list(wanted)}, Told(), WITHIN_S)
-    assert told == wanted | {last: "stats_print:false"}
-
-
-@pytest.mark.skipif(find_library("jemalloc") is None, reason="libjemalloc2 is not installed")
-async def test_a_child_allocates_with_jemalloc_where_there_is_one() -> None:
-    told = await run({"do": "tell libraries"}, Told(), WITHIN_S)
-    assert any("libjemalloc" in name for name in told["libraries"])
+async def test_a_child_keeps_its_memory_unless_its_worker_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
+    told = await run({"do": "tell environment", "names": list(ALLOCATION)}, Told(), WITHIN_S)
+    assert told == ALLOCATION | {"MALLOC_MMAP_MAX_": "7"}
 
 
 async def test_a_child_that_dies_without_a_word_is_told_apart() -> None:
