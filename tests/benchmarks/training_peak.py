@@ -1,7 +1,7 @@
 """How much memory a step takes: each contender in a process of its own, in which each tensor is mapped by itself.
 
-So the peak is what is in use. Where the allocator keeps memory, as it does in a job, its holes take as much again, and by
-where they come to lie the same step's peak differs by a third from run to run.
+So the peak is what is in use. Where the allocator keeps memory, as it does in a job, its holes take as much again, and
+by where they come to lie the same step's peak differs by a third from run to run.
 
     python -m benchmarks.training_peak private 16 128 2
 """
