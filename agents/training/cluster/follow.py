@@ -30,6 +30,8 @@ from models.cycle import TERMINAL_STATES, Cycle
 logger = logging.getLogger(__name__)
 
 MODULE = "agents.training.jobs.train"
+HALTED = "Halted"
+"""The kind of a pod's error where it saw by itself that it may train no more."""
 SETTLE_S = 20.0
 """A Job's end is seen by the API server; its last words come through the volume, and may take this much longer."""
 LATE_S = 300.0
@@ -99,7 +101,10 @@ class ClusterJobs:
             # Nobody says that there is no Job: one of this fence may be at work, and would end with its lease.
             self._at_work.add(cycle.cycle_id)
             raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, JobFailed) and error.kind == HALTED:
+                # The pod saw that it must end before this worker did, and nobody follows this Job any more.
+                await asyncio.shield(self._delete(run.name))
             self._at_work.discard(cycle.cycle_id)
             raise
         self._at_work.discard(cycle.cycle_id)

@@ -341,6 +341,15 @@ async def test_an_error_comes_with_its_kind(follower: Follower) -> None:
     assert raised.value.kind == "BudgetExhaustedError"
 
 
+async def test_a_job_whose_pod_sees_first_that_it_must_end_is_deleted(follower: Follower) -> None:
+    job = follower.start()
+    await until(lambda: follower.cluster.made)
+    follower.pod().write({"error": {"kind": "Halted", "message": "the cycle is cancelled now"}})
+    with pytest.raises(JobFailed, match="cancelled"):
+        await job
+    assert follower.cluster.jobs == {}
+
+
 async def test_a_job_that_fails_without_a_word_has_died(follower: Follower) -> None:
     job = follower.start()
     await until(lambda: follower.cluster.made)
