@@ -22,9 +22,10 @@ _NONE = "none"
 def main(arguments: list[str] | None = None) -> int:
     """Run what the arguments ask for; 1 where counts at the output topics were wrong."""
     asked = _parser().parse_args(arguments)
+    asked.events = asked.events or (overhead.EVENTS if asked.telemetry else _SIZES.events)
     with open_stage() as stage:
         if asked.telemetry:
-            return 0 if overhead.measure(stage, asked.telemetry, asked.out)["counts_exact"] else 1
+            return 0 if overhead.measure(stage, asked.events, asked.telemetry, asked.out)["counts_exact"] else 1
         if asked.delivery:
             form = Form((asked.cases or CASES)[0])
             return 0 if delivery.measure(stage, asked.events, asked.delivery, form, asked.out)["counts_exact"] else 1
@@ -61,7 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench", description="The routing benchmark.")
     add = parser.add_argument
     add("--cases", type=_cases, default=list(CASES), help=f"of {','.join(CASES)}, or {_NONE}; all by default")
-    add("--events", type=_count, default=_SIZES.events, help="of the reference mix, for ours")
+    add(
+        "--events",
+        type=_count,
+        help=f"of the reference mix, for ours: {_SIZES.events}, with --telemetry {overhead.EVENTS}",
+    )
     add("--baseline-events", type=_count, default=_SIZES.baseline_events, help="for a baseline")
     add("--specification-events", type=_count, default=_SIZES.specification_events, help="for the slowest baseline")
     add("--repeat", type=_count, default=_SIZES.repeat, help="runs of ours a case; figures are medians")

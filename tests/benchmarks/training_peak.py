@@ -24,7 +24,7 @@ def peak_mb(who: str, size: int, width: int, threads: int) -> float:
     Raises `RuntimeError` with the end of what it said where it fails.
     """
     command = [sys.executable, "-m", "benchmarks.training_peak", who, str(size), str(width), str(threads)]
-    done = subprocess.run(  # itself
+    done = subprocess.run(
         command, env=dict(os.environ) | MAPPED, capture_output=True, text=True, timeout=WITHIN_S, check=False
     )
     if done.returncode:

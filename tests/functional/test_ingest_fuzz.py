@@ -35,6 +35,7 @@ def test_nothing_that_is_sent_breaks_the_endpoint_or_gets_past_it(fuzzer: Fuzzer
     # The same cases every time: whether a change lands must not hang on what is drawn. The long form draws others.
     result = fuzzer.run(short.SECONDS, short.SEED, most_cases=short.most(CASES))
     assert not result.findings, f"seed {short.SEED}: {result}"
+    assert result.cases > 10 * min(short.SECONDS, 60)
     assert result.records > result.cases / 10
     assert {200, 400, 401, 413, 415, 503} <= set(result.statuses)
 

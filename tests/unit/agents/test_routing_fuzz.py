@@ -32,6 +32,7 @@ def test_nothing_that_is_sent_breaks_the_router() -> None:
     # The same cases every time: whether a change lands must not hang on what is drawn. The long form draws others.
     result = run(short.SECONDS, short.SEED, scrubber=Scrubber(load_table(), None), most_cases=short.most(CASES))
     assert not result.findings, f"seed {short.SEED}: {result}"
+    assert result.cases > 10 * min(short.SECONDS, 60)
     assert set(result.outcomes) == {name for name, count in result.outcomes.items() if count}, (
         "an outcome never came up"
     )
