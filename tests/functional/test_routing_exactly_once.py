@@ -1,8 +1,9 @@
 """The routing worker with `routing.delivery = exactly_once`, on a real Kafka: whatever is done to it, the output topics
 read with read_committed hold every expected event once.
 
-FLYWHEEL_TEST_EOS_KILLS says how many faults fall, at least three (kill -9, a zombie that comes back after its session,
-a worker that comes while another leaves; drawn at random, seeded by FLYWHEEL_TEST_EOS_SEED).
+FLYWHEEL_TEST_EOS_KILLS says how many faults fall, at least five (kill -9, a zombie that comes back after its session,
+a worker that comes while another leaves, the broker stopped and killed in the middle of transactions; drawn at random,
+seeded by FLYWHEEL_TEST_EOS_SEED).
 FLYWHEEL_TEST_EOS_DELIVERY=at_least_once runs the same faults without the protection: then `check_once` fails.
 """
 
@@ -20,7 +21,7 @@ from fault_traffic import Traffic
 from faults import Fleet, Worker
 from systems import running, wait_until
 
-KILLS = int(os.environ.get("FLYWHEEL_TEST_EOS_KILLS", "3"))
+KILLS = int(os.environ.get("FLYWHEEL_TEST_EOS_KILLS", "5"))
 SEED = int(os.environ.get("FLYWHEEL_TEST_EOS_SEED", "12"))
 DELIVERY = os.environ.get("FLYWHEEL_TEST_EOS_DELIVERY", "exactly_once")
 EVENTS = max(20_000, 6_000 * KILLS)
@@ -52,9 +53,10 @@ def test_faults_repeat_and_lose_nothing(tmp_path: Path) -> None:
 
 
 def _faults(drawn: random.Random) -> list[str]:
-    """Kills for two in three, a zombie and a rebalance among the rest: at least one of each."""
-    rest = [drawn.choice(("kill", "kill", "zombie", "rebalance")) for _ in range(KILLS - 3)]
-    faults = ["kill", "zombie", "rebalance", *rest]
+    """Kills and the rest at random, and at least one of each."""
+    others = ("zombie", "rebalance", "broker stopped", "broker killed")
+    rest = [drawn.choice(("kill", "kill", "zombie", "rebalance")) for _ in range(KILLS - 1 - len(others))]
+    faults = ["kill", *others, *rest]
     drawn.shuffle(faults)
     return faults
 
@@ -62,7 +64,13 @@ def _faults(drawn: random.Random) -> list[str]:
 def _strike(case: Case, fault: str, drawn: random.Random) -> None:
     fleet = case.fleet
     victim = drawn.choice(fleet.running())
-    if fault == "rebalance":
+    if fault.startswith("broker"):
+        broker = case.system.stack.broker
+        _at_work(case, victim, drawn)
+        (broker.stop if fault == "broker stopped" else broker.kill)()
+        case.stream.burst()
+        broker.start()
+    elif fault == "rebalance":
         _join(fleet)
         case.stream.burst()
         victim.ask_to_stop()
