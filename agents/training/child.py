@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from agents.training.full_disk import DISK_FULL, REMEDY, is_disk_full
+
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], Awaitable[None]]
@@ -244,6 +246,8 @@ def limit_memory(gigabytes: float) -> None:
 def _described(error: Exception) -> dict[str, str]:
     """An error as its message tells it; memory that ran out is told from other errors of torch by its words."""
     text = str(error)
+    if is_disk_full(error):
+        return {"kind": DISK_FULL, "message": f"{REMEDY} ({text[:500]})"}
     if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
         remedy = "lower training.micro_batch or generation.batch_size, or raise training.job_memory_gb"
         return {"kind": "MemoryLimit", "message": f"the job ran out of memory: {remedy} ({text[:500]})"}

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from agents.training.child import JobFailed
 from agents.training.context import StageContext
+from agents.training.full_disk import DISK_FULL, is_disk_full
 from agents.training.stages import STAGES
 from app.store import cycles, leases, progress, switches
 from app.store.leases import FenceLost, Lease
@@ -27,6 +28,7 @@ TRANSIENT = frozenset(
         "AuditUnavailable",
         "BundleUnavailable",
         "ClusterUnavailable",
+        DISK_FULL,
         "FenceLost",
         "Halted",
         "InterfaceError",
@@ -110,7 +112,7 @@ class CycleRunner:
         await asyncio.to_thread(self.context.trace.ended, cycle)
 
     async def _handle(self, cycle: Cycle, error: Exception) -> None:
-        kind = error.kind if isinstance(error, JobFailed) else type(error).__name__
+        kind = _kind(error)
         if kind in TRANSIENT:
             self._waits[cycle.cycle_id] += 1
             wait_s = min(MAX_WAIT_S, self.context.config.poll_s * 2.0 ** self._waits[cycle.cycle_id])
@@ -218,3 +220,9 @@ class CycleRunner:
             if switches.halted(connection) is not None:
                 return []
             return cycles.list_cycles(connection, open_only=True)
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, JobFailed):
+        return error.kind
+    return DISK_FULL if is_disk_full(error) else type(error).__name__

@@ -6,6 +6,7 @@ closes it, the reader opens it for each look: network file systems show what was
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -26,11 +27,19 @@ class Outbox:
         self._path = path
 
     def write(self, message: dict[str, Any]) -> None:
-        """Append a message, and have the disk hold it."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(message) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append a message, and have the disk hold it; where that fails, nothing of it is left."""
+        left = memoryview(json.dumps(message).encode() + b"\n")
+        with self._path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:
+                # Half a line would swallow the next message.
+                with contextlib.suppress(OSError):
+                    os.truncate(self._path, before)
+                raise
 
 
 class Inbox:

@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from agents.training.child import JobFailed, Machines, assist, run_job
 from agents.training.cluster.mailbox import Outbox, mailbox
 from agents.training.cluster.manifest import NODE_VARIABLE, SECRET_KEYS
+from agents.training.full_disk import LOOK_AGAIN_S, REMEDY, is_disk_full
 from app.store import Database, cycles, leases, switches
 from app.store.leases import FenceLost, Lease
 from app.telemetry.logs import set_up_logging
@@ -77,9 +78,9 @@ async def _assist(told: dict[str, Any], machines: Machines) -> None:
 async def _lead(told: dict[str, Any], machines: Machines, secrets: Path, outbox: Outbox) -> None:
     """Run the job and tell of it. Raises `JobFailed`, of which the worker is told too."""
     try:
-        outbox.write({"result": await _train(told, machines, secrets, outbox)})
+        await _tell(outbox, {"result": await _train(told, machines, secrets, outbox)})
     except JobFailed as failed:
-        outbox.write({"error": {"kind": failed.kind, "message": failed.message}})
+        await _tell(outbox, {"error": {"kind": failed.kind, "message": failed.message}})
         raise
     except asyncio.CancelledError:
         # Evicted, or deleted; if a worker still follows, it tries again.
@@ -96,7 +97,8 @@ async def _train(told: dict[str, Any], machines: Machines, secrets: Path, outbox
     database = Database(job["config"]["database_url"])
 
     async def tell(fields: dict[str, Any]) -> None:
-        await asyncio.to_thread(outbox.write, {"progress": fields})
+        # While the volume is full the child waits for room as well, and its next line tells more.
+        await asyncio.to_thread(_written, outbox, {"progress": fields})
 
     work = asyncio.create_task(
         run_job(told["module"], job, tell, told["timeout_s"], processes=told["processes"], machines=machines)
@@ -115,6 +117,24 @@ async def _train(told: dict[str, Any], machines: Machines, secrets: Path, outbox
             task.cancel()
         await asyncio.gather(work, keeper, return_exceptions=True)
         database.close()
+
+
+async def _tell(outbox: Outbox, message: dict[str, Any]) -> None:
+    """Tell the worker how the job ended, once the volume has room for it."""
+    while not await asyncio.to_thread(_written, outbox, message):  # noqa: ASYNC110 - a disk calls nobody
+        await asyncio.sleep(LOOK_AGAIN_S)
+
+
+def _written(outbox: Outbox, message: dict[str, Any]) -> bool:
+    """Whether there was room for a message."""
+    try:
+        outbox.write(message)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        logger.error("%s; waiting for it", REMEDY)
+        return False
+    return True
 
 
 async def _keep(database: Database, lease: Lease, cycle_id: str, lease_s: float) -> None:

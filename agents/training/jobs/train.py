@@ -15,6 +15,7 @@ import torch
 
 from agents.curation.manifest import check_unchanged
 from agents.training.child import Channel, JobChannel, SilentChannel
+from agents.training.full_disk import when_there_is_room
 from agents.training.jobs.setup import Job, Student, load_student, open_job
 from agents.training.jobs.training_set import training_set
 from agents.training.ml.accounting import BudgetExhaustedError, Phase, epsilon_of
@@ -126,7 +127,8 @@ def _train(
             spent = _spent(job, cycle, plan, cohort)
             # It takes seconds where a ledger holds much noise of many kinds, and only those who watch want it.
             spent_due = asked + SPENT_SHARE * (time.monotonic() - asked)
-        save_checkpoint(trainer, checkpoints)
+        # The step stands in the ledger: were it lost for want of space, the next try would pay for it once more.
+        when_there_is_room(lambda: save_checkpoint(trainer, checkpoints), lambda: _waits(channel, trainer, plan))
         # At once: a job that is killed in between seems to have come no further.
         channel.progress(
             done=trainer.step_index,
@@ -145,6 +147,10 @@ def _train(
         )
     if ranks.leads:
         save_adapter(model, job.directory / "adapter", base_name=plan.base_model)
+
+
+def _waits(channel: Channel, trainer: PrivateTrainer, plan: TrainingPlan) -> None:
+    channel.progress(done=trainer.step_index - 1, total=plan.steps, waits_for="room on the disk of checkpoints")
 
 
 def _dp_plan(job: Job, plan: TrainingPlan, noise: float | None) -> DpPlan:
