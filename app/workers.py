@@ -50,6 +50,7 @@ from app.telemetry.metrics import (
     ClientCollector,
     ConsumerCollector,
     CurationCollector,
+    EventLoopCollector,
     MirrorCollector,
     RoutingCollector,
     StoreCollector,
@@ -74,7 +75,10 @@ class WorkerState:
         self.registry: CollectorRegistry = new_registry()
         self.latency = ClientLatency()
         self.registry.register(ClientCollector(self.latency.snapshot))
-        self.snapshots: dict[str, Callable[[], Mapping[str, Any]]] = {}
+        self.tasks = 0
+        """Asyncio tasks of the worker's event loop at the last request for figures."""
+        self.registry.register(EventLoopCollector(lambda: self.tasks))
+        self.snapshots: dict[str, Callable[[], Mapping[str, Any]]] = {"event_loop": lambda: {"tasks": self.tasks}}
         self.routing: Routing | None = None
         """Set on the role that routes."""
         self.flow: Flow | None = None
@@ -92,6 +96,10 @@ class WorkerState:
             yield
         finally:
             self.gate = None
+
+    def count_tasks(self) -> None:
+        """Count the tasks of the running event loop."""
+        self.tasks = len(asyncio.all_tasks())
 
     def add_flow(self) -> Flow:
         """Return what an agent tells of its reading; it is shown as `consumer`."""

@@ -223,6 +223,8 @@ _add("histogram", ALL, "flywheel_client_seconds",
      "Time until a client's call was answered: Redis commands, Kafka batches, SQL statements.",
      "client", "operation")  # fmt: skip
 
+_add("gauge", ALL, "flywheel_event_loop_tasks", "Asyncio tasks of the worker that have not ended.")
+
 # --- routing ---------------------------------------------------------------------------------------------------------
 _add("counter", [ROUTE], "flywheel_routing_records_in_total", "Records decoded, or counted as one when undecodable.")
 _add("counter", [ROUTE], "flywheel_routing_records_out_total",

@@ -106,6 +106,17 @@ class ClientCollector(Collector):
         yield calls.metric
 
 
+class EventLoopCollector(Collector):
+    """A worker's event loop: how many tasks it holds. One that grows without end is a leak."""
+
+    def __init__(self, tasks: Callable[[], int]) -> None:
+        self.tasks = tasks
+
+    def collect(self) -> Iterable[Metric]:
+        """The metric as of now."""
+        yield family("flywheel_event_loop_tasks").add(self.tasks()).metric
+
+
 class CurationCollector(Collector):
     """Curation: what became of routed events."""
 

@@ -116,11 +116,13 @@ def _add_figures(app: FastAPI, role: Role, state: WorkerState, console: Console)
     @app.get("/stats", tags=["figures"], dependencies=[may_read])
     async def stats() -> JSONResponse:
         """The worker's counters, and on roles with a store its counts, as JSON."""
+        state.count_tasks()
         return JSONResponse(await asyncio.to_thread(_stats, role, state))
 
     @app.get("/metrics", tags=["figures"], dependencies=[may_read])
     async def metrics(request: Request) -> Response:
         """Prometheus or OpenMetrics text, as the scraper asks."""
+        state.count_tasks()
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         body = await asyncio.to_thread(encode, state.registry)
         return Response(body, media_type=content_type)

@@ -1,4 +1,4 @@
-"""`make soak`: one router and curation under a steady load; memory, files, threads and latency must stay flat."""
+"""`make soak`: a router and curation under a steady load; memory, files, threads, tasks and latency must stay flat."""
 
 from __future__ import annotations
 
@@ -33,7 +33,13 @@ EVERY_S = 4.0
 MOST_LATE_S = 5.0
 """A producer that is later than that has not held its rate, and what was measured is of another one."""
 READ = "constitutional-violations"
-TOLERANCES = {"memory_mb": (0.10, 15.0), "open_files": (0.05, 4.0), "threads": (0.05, 2.0), "latency_ms": (0.5, 100.0)}
+TOLERANCES = {
+    "memory_mb": (0.10, 15.0),
+    "open_files": (0.05, 4.0),
+    "threads": (0.05, 2.0),
+    "tasks": (0.05, 4.0),
+    "latency_ms": (0.5, 100.0),
+}
 """By what a series may rise after the warm-up: a share of its mean, or so much in its own unit."""
 Sample = dict[str, float]
 
@@ -94,6 +100,7 @@ def _samples(load: subprocess.Popen[str], pipeline: Pipeline, workers: dict[str,
                 sample[f"{name} memory_mb"] = _status(proc, "VmRSS") / 1024
                 sample[f"{name} open_files"] = len(list((proc / "fd").iterdir()))
                 sample[f"{name} threads"] = _status(proc, "Threads")
+                sample[f"{name} tasks"] = stats(pipeline.system, Role(name), "event_loop")["tasks"]
             sample["p50 latency_ms"] = median(latencies)
             sample["p99 latency_ms"] = quantiles(latencies, n=100)[98]
             sample["redis_mb"] = client.info("memory")["used_memory"] / 2**20
