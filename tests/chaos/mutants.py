@@ -60,6 +60,7 @@ _COMMIT_FIRST: Change = (
             await handler.finish(prepared)
 """,
 )
+FULL_DISK = "../functional/test_full_disk.py"
 _POSTGRES = Topology(1, "postgresql")
 _THREE = Topology(3, "sqlite")
 
@@ -231,5 +232,29 @@ MUTANTS = (
             ),
         ),
         topology=_POSTGRES,
+    ),
+    Mutant(
+        "a step is kept until its checkpoint has room",
+        (),
+        (
+            (
+                "agents.training.jobs.train",
+                "when_there_is_room(lambda: save_checkpoint",
+                "(lambda write, _: write())(lambda: save_checkpoint",
+            ),
+        ),
+        tests=FULL_DISK,
+    ),
+    Mutant(
+        "a stage that finds a full disk is tried again",
+        (),
+        (("agents.training.runner", "        DISK_FULL,\n", ""),),
+        tests=FULL_DISK,
+    ),
+    Mutant(
+        "of a message without room nothing is left",
+        (),
+        (("agents.training.cluster.mailbox", "os.truncate(self._path, before)", "pass"),),
+        tests=FULL_DISK,
     ),
 )

@@ -51,6 +51,33 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield system
 
 
+def test_a_spool_without_room_keeps_what_it_has_and_says_so(disk: Disk) -> None:
+    spool = Spool(disk.folder / "spool.db")
+    spool.put(entry("before"))
+    disk.fill()
+    with pytest.raises(SpoolUnavailable, match="is its disk full"):
+        put(spool, 1_000)
+    held = [item.entry.entry_id for item in spool.oldest(2_000)]
+    assert held[0] == "before"
+    disk.clear()
+    spool.put(entry("after"))
+    assert [item.entry.entry_id for item in spool.oldest(2_000)] == [*held, "after"]
+    spool.close()
+
+
+def test_a_pod_tells_its_worker_once_there_is_room(disk: Disk) -> None:
+    path = disk.folder / "7.jsonl"
+    inbox, outbox = Inbox(path), Outbox(path)
+    outbox.write({"progress": {"done": 1}})
+    disk.fill()
+    with pytest.raises(OSError, match="space") as full:
+        outbox.write({"progress": {"text": "x" * 100_000}})
+    assert is_disk_full(full.value)
+    disk.clear()
+    outbox.write({"result": {}})
+    assert inbox.read() == [{"progress": {"done": 1}}, {"result": {}}], "half a line was left"
+
+
 @pytest.mark.torch
 @pytest.mark.timeout(1200)
 async def test_a_cycle_waits_for_room_and_pays_for_no_step_twice(
@@ -81,33 +108,6 @@ async def test_a_cycle_waits_for_room_and_pays_for_no_step_twice(
         assert cycle.plan is not None
         assert "evaluation" in cycle.facts, cycle.reasons
         assert bench.reserved(cycle_id) == cycle.plan.steps
-
-
-def test_a_spool_without_room_keeps_what_it_has_and_says_so(disk: Disk) -> None:
-    spool = Spool(disk.folder / "spool.db")
-    spool.put(entry("before"))
-    disk.fill()
-    with pytest.raises(SpoolUnavailable, match="is its disk full"):
-        put(spool, 1_000)
-    held = [item.entry.entry_id for item in spool.oldest(2_000)]
-    assert held[0] == "before"
-    disk.clear()
-    spool.put(entry("after"))
-    assert [item.entry.entry_id for item in spool.oldest(2_000)] == [*held, "after"]
-    spool.close()
-
-
-def test_a_pod_tells_its_worker_once_there_is_room(disk: Disk) -> None:
-    path = disk.folder / "7.jsonl"
-    inbox, outbox = Inbox(path), Outbox(path)
-    outbox.write({"progress": {"done": 1}})
-    disk.fill()
-    with pytest.raises(OSError, match="space") as full:
-        outbox.write({"progress": {"text": "x" * 100_000}})
-    assert is_disk_full(full.value)
-    disk.clear()
-    outbox.write({"result": {}})
-    assert inbox.read() == [{"progress": {"done": 1}}, {"result": {}}], "half a line was left"
 
 
 def put(spool: Spool, count: int) -> None:
