@@ -6,7 +6,8 @@ For epsilon 1, 2, 4, 8 and none, five seeds each: the short demonstration's trai
 by the product's trainer, with the noise that its accountant solves, and judged on held-out prompts of other topics by
 both evaluators. A seed fixes the adapter's initial weights, batches, dropout and noise, and the streams of the answers.
 Each point is appended to a file as soon as it is there, so the benchmark can be stopped and goes on where it was. A
-point takes some minutes on two cores; shares do not depend on how busy the machine is.
+point takes some minutes on two cores; shares do not depend on how busy the machine is. Two processes with a thread each
+(`--part 1/2` and `--part 2/2`, started together with FLYWHEEL_TRAINING__THREADS=1) need less than one with two.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Add points, then put together what there is."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_curve", description=__doc__)
     parser.add_argument("--points", type=int, default=1000, help="how many to add now; 0 only puts them together")
+    parser.add_argument("--part", type=_part, default=(1, 1), help="2/3: every third of the missing, from the second")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=RESULTS, help="of the set, the points and the plot")
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -62,7 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
     data = load_or_make(asked.folder / "training_curve_set.json", RESULT.parent / "training_curve")
     tag = set_up(data, config)
     file = asked.folder / "training_curve.jsonl"
-    missing = list(_missing(_points(file, tag), asked.seeds))
+    number, of = asked.part
+    missing = list(_missing(_points(file, tag), asked.seeds))[number - 1 :: of]
     if missing[: asked.points]:
         bench = Bench(data, config, tag)
         for seed, epsilon in missing[: asked.points]:
@@ -169,6 +172,13 @@ def _missing(points: list[dict[str, Any]], seeds: int) -> Iterator[tuple[int, fl
     """Seed by seed, so that what is there at any time compares all epsilons."""
     there = {(point["seed"], point["epsilon"]) for point in points}
     yield from ((seed, epsilon) for seed in range(seeds) for epsilon in EPSILONS if (seed, epsilon) not in there)
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, of = map(int, text.split("/"))
+    if not 1 <= number <= of:
+        raise ValueError(f"{text} is no part: 1/2 and 2/2 are two processes that share the points")
+    return number, of
 
 
 def _points(file: Path, tag: str) -> list[dict[str, Any]]:
