@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,7 +21,7 @@ from agents.curation.examples import (
 from app.store import Database, adherence, cycles, examples, forgetting, switches, watch
 from app.store.adherence import Observation
 from app.store.database import utc_now
-from models.cycle import Cycle
+from models.cycle import Cycle, TriggerType
 from models.event import Classification, Verdict
 from models.example import Example, ExampleStatus, Lineage
 
@@ -63,6 +63,16 @@ class _Batch:
     pii_found: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A cycle that a trigger wants open, and what it says of why."""
+
+    model_id: str
+    domain: str
+    trigger: TriggerType
+    facts: dict[str, Any]
+
+
 class Curator:
     """Writes batches of routed events to the store and opens cycles."""
 
@@ -99,38 +109,29 @@ class Curator:
 
     def open_due_cycles(self) -> list[Cycle]:
         """Open a cycle for each model and domain where a trigger says so and none is open; none while all is halted."""
-        opened = []
-        quiet = time.monotonic() - self._last_example
         with self.database.write() as connection:
             # Feedback and its event, stored by two workers at once, do not see each other.
             self.counts["feedback_applied"] += self._apply_feedback(connection)
+        # Counting takes time, and SQLite has one writer: batches must not wait for it.
+        with self.database.read() as connection:
+            found = [] if switches.halted(connection) is not None else list(self._due(connection))
+        if not found:
+            return []
+        with self.database.write() as connection:
             if switches.halted(connection) is not None:
                 return []
-            estimates = adherence.read(connection)
-            for group in examples.waiting_units(connection):
-                estimate = estimates.get((group.model_id, group.domain))
-                waiting = triggers.Waiting(
-                    units=group.units,
-                    quiet_s=quiet,
-                    oldest_s=_age_s(group.oldest) or 0.0,
-                    since_cycle_s=_age_s(cycles.last_finished(connection, group.model_id)),
-                    adherence=None if estimate is None else estimate.mean,
-                    adherence_weight=0.0 if estimate is None else estimate.weight,
-                )
-                due = self.rules.triggers.due(waiting)
-                if due is None:
-                    continue
-                cycle = cycles.open_cycle(
+            opened = [
+                cycles.open_cycle(
                     connection,
-                    model_id=group.model_id,
-                    domain=group.domain,
-                    trigger_type=due,
+                    model_id=due.model_id,
+                    domain=due.domain,
+                    trigger_type=due.trigger,
                     requested_by="curation",
-                    facts=triggers.facts(waiting),
+                    facts=due.facts,
                 )
-                if cycle is not None:
-                    opened.append(cycle)
-        return opened
+                for due in found
+            ]
+        return [cycle for cycle in opened if cycle is not None]
 
     def forget_old_text(self) -> int:
         """Take the text of examples beyond the retention time away, a batch at a time; returns how many."""
@@ -143,6 +144,28 @@ class Curator:
             done = forgetting.forget(connection, old, requested_by="curation", reason="retention")
         self.counts["examples_expired"] += done.examples
         return done.examples
+
+    def _due(self, connection: Any) -> Iterator[_Due]:
+        """What is due. A model's examples are counted only where a cycle could open: hundreds of thousands may wait."""
+        quiet = time.monotonic() - self._last_example
+        estimates = adherence.read(connection)
+        for model_id in examples.waiting_models(connection):
+            since = _age_s(cycles.last_finished(connection, model_id))
+            if self.rules.triggers.is_cooling(since) or cycles.has_open(connection, model_id):
+                continue
+            for group in examples.waiting_units(connection, model_id):
+                estimate = estimates.get((group.model_id, group.domain))
+                waiting = triggers.Waiting(
+                    units=group.units,
+                    quiet_s=quiet,
+                    oldest_s=_age_s(group.oldest) or 0.0,
+                    since_cycle_s=since,
+                    adherence=None if estimate is None else estimate.mean,
+                    adherence_weight=0.0 if estimate is None else estimate.weight,
+                )
+                due = self.rules.triggers.due(waiting)
+                if due is not None:
+                    yield _Due(group.model_id, group.domain, due, triggers.facts(waiting))
 
     def _sort(self, records: Sequence[CuratedRecord], outcome: Counter[str]) -> _Batch:
         batch = _Batch([], [], [])

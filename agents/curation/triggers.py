@@ -78,9 +78,13 @@ class Triggers:
     drift: DriftTrigger | None = None
     cooldown_s: float = 0.0
 
+    def is_cooling(self, since_cycle_s: float | None) -> bool:
+        """Whether a model's last cycle ended so lately that none opens, whatever waits; None before its first."""
+        return since_cycle_s is not None and since_cycle_s < self.cooldown_s
+
     def due(self, waiting: Waiting) -> TriggerType | None:
         """What opens a cycle now, the most urgent first; None where nothing does."""
-        if waiting.since_cycle_s is not None and waiting.since_cycle_s < self.cooldown_s:
+        if self.is_cooling(waiting.since_cycle_s):
             return None
         if self.drift is not None and self.drift.is_due(waiting):
             return TriggerType.DRIFT

@@ -39,13 +39,7 @@ def open_cycle(
     facts: dict[str, Any],
 ) -> Cycle | None:
     """Open a cycle for a model; None when one is open already, or another worker opens one at this moment."""
-    open_row = connection.execute(
-        sa.select(cycles.c.cycle_id).where(
-            cycles.c.model_id == model_id,
-            cycles.c.state.not_in([state.value for state in TERMINAL_STATES]),
-        ),
-    ).first()
-    if open_row is not None:
+    if has_open(connection, model_id):
         return None
     now = utc_now()
     cycle = Cycle(
@@ -69,6 +63,14 @@ def open_cycle(
         return None
     _tell(connection, cycle, {"trigger": facts})
     return cycle
+
+
+def has_open(connection: Connection, model_id: str) -> bool:
+    """Whether a cycle of the model is open."""
+    query = sa.select(cycles.c.cycle_id).where(
+        cycles.c.model_id == model_id, cycles.c.state.not_in([state.value for state in TERMINAL_STATES])
+    )
+    return connection.execute(query).first() is not None
 
 
 def get(connection: Connection, cycle_id: str) -> Cycle | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +45,18 @@ class WaitingUnits:
     oldest: str
 
 
-def waiting_units(connection: Connection) -> list[WaitingUnits]:
-    """What waits for a cycle, by model and domain."""
+def waiting_models(connection: Connection) -> Iterator[str]:
+    """The models that examples wait for, in order. A look into an index for each, however many examples there are."""
+    query = first = sa.select(sa.func.min(examples.c.model_id)).where(examples.c.status == ExampleStatus.NEW)
+    while (found := connection.execute(query).scalar_one()) is not None:
+        yield found
+        query = first.where(examples.c.model_id > found)
+
+
+def waiting_units(connection: Connection, model_id: str | None = None) -> list[WaitingUnits]:
+    """What waits for a cycle, by model and domain; of one model where one is named. Takes time for each example."""
     unit = sa.func.coalesce(examples.c.subject_token, examples.c.example_id)
+    waits = examples.c.status == ExampleStatus.NEW
     rows = connection.execute(
         sa.select(
             examples.c.model_id,
@@ -55,7 +65,7 @@ def waiting_units(connection: Connection) -> list[WaitingUnits]:
             sa.func.count(sa.distinct(unit)),
             sa.func.min(examples.c.created_at),
         )
-        .where(examples.c.status == ExampleStatus.NEW)
+        .where(waits if model_id is None else waits & (examples.c.model_id == model_id))
         .group_by(examples.c.model_id, examples.c.domain)
         .order_by(examples.c.model_id, examples.c.domain),
     )
