@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=5, help="steps of each kind and shape")
     parser.add_argument("--no-steps", action="store_true", help="leave the steps out")
     parser.add_argument("--no-peaks", action="store_true", help="leave the peaks of memory out")
+    parser.add_argument("--shape", action="append", help="16x128: only this shape's peaks, beside those known")
     parser.add_argument("--no-job", action="store_true", help="leave the job out")
     parser.add_argument("--processes", type=int, default=Settings().training.processes, help="that train in the job")
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         figures |= training_steps.measure(asked.repeat, threads)
         write(asked.out, figures)
     if not asked.no_peaks:
-        figures |= training_steps.peaks(threads)
+        figures |= training_steps.peaks(threads, asked.shape, figures.get("step_peak_mb", {}))
         write(asked.out, figures)
     if not asked.no_job:
         figures |= training_job.measure(threads, asked.processes)

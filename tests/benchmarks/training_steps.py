@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -137,11 +137,16 @@ def measure(repeat: int, threads: int) -> dict[str, Any]:
     return found | _ratios("cpu", found["step_cpu_s"])
 
 
-def peaks(threads: int) -> dict[str, Any]:
-    """The memory in use of each contender at each shape, at its highest, in MiB; and their ratios."""
-    found: dict[str, dict[str, float]] = {}
+def peaks(threads: int, only: Sequence[str] | None, known: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+    """The memory in use of each contender at each shape, at its highest, in MiB; and their ratios.
+
+    `only` these shapes where some are named; the rest then stays as it is `known`.
+    """
+    found = dict(known) if only else {}
     for size, width in SHAPES:
         shape = f"{size}x{width}"
+        if only and shape not in only:
+            continue
         found[shape] = {who: round(peak_mb(who, size, width, threads), 1) for who in _contenders(size, width)}
         tell(f"{shape}: peak MB {found[shape]}")
     return {"step_peak_mb": found} | _ratios("memory", found)

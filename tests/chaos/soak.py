@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+import httpx
 import orjson
 import redis
 import sqlalchemy as sa
@@ -23,6 +24,7 @@ from pipelines import CURATED, Pipeline
 from systems import lag, running, stats, wait_until
 
 from app.embedded.process import ManagedProcess
+from app.embedded.system import System
 from app.roles import Role
 from app.store.tables import examples
 from chaos import results
@@ -35,12 +37,16 @@ MOST_LATE_S = 5.0
 READ = "constitutional-violations"
 TOLERANCES = {
     "memory_mb": (0.10, 15.0),
-    "open_files": (0.05, 4.0),
+    "open_files": (0.05, 12.0),
     "threads": (0.05, 2.0),
-    "tasks": (0.05, 4.0),
+    "tasks": (0.25, 20.0),
     "latency_ms": (0.5, 100.0),
 }
-"""By what a series may rise after the warm-up: a share of its mean, or so much in its own unit."""
+"""By what a series may rise after the warm-up: a share of its mean, or so much in its own unit.
+
+SQLite takes three files a connection, and each of a worker's six threads opens one when it first needs it. Tasks come and
+go with what is in flight.
+"""
 Sample = dict[str, float]
 
 
@@ -100,7 +106,7 @@ def _samples(load: subprocess.Popen[str], pipeline: Pipeline, workers: dict[str,
                 sample[f"{name} memory_mb"] = _status(proc, "VmRSS") / 1024
                 sample[f"{name} open_files"] = len(list((proc / "fd").iterdir()))
                 sample[f"{name} threads"] = _status(proc, "Threads")
-                sample[f"{name} tasks"] = stats(pipeline.system, Role(name), "event_loop")["tasks"]
+                sample[f"{name} tasks"] = _tasks(pipeline.system, Role(name))
             sample["p50 latency_ms"] = median(latencies)
             sample["p99 latency_ms"] = quantiles(latencies, n=100)[98]
             sample["redis_mb"] = client.info("memory")["used_memory"] / 2**20
@@ -120,6 +126,12 @@ def _read(reader: Consumer, seconds: float) -> list[float]:
             assert message.error() is None, message.error()
             found.append(message.timestamp()[1] - orjson.loads(message.value())[STAMP] / 1e6)
     return found
+
+
+def _tasks(system: System, role: Role) -> float:
+    answer = httpx.get(f"{system.url(role)}/metrics", timeout=30.0, trust_env=False).raise_for_status()
+    (line,) = (line for line in answer.text.splitlines() if line.startswith("flywheel_event_loop_tasks "))
+    return float(line.split()[1])
 
 
 def _status(proc: Path, name: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,3 +199,23 @@ def test_revisions_are_kept_once(database: Database) -> None:
         f"{1:032x}": ("first", [{"round": 1}]),
         f"{2:032x}": ("other", [{"round": 1}]),
     }
+
+
+def test_batches_of_all_sizes_are_few_statements(tmp_path: Path) -> None:
+    """Found by the soak: SQLite's driver keeps statements prepared, one for each size of batch."""
+    database = Database(f"sqlite:///{tmp_path / 'store.db'}")
+    database.migrate()
+    told: set[str] = set()
+
+    def heard(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        told.add(statement)
+
+    sa.event.listen(database.engine, "before_cursor_execute", heard)
+    number = 0
+    for size in (1, 49, 50, 51, 99, 100, 149, 200, 250):
+        with database.write() as connection:
+            assert examples.insert(connection, [example(number + one) for one in range(size)]) == size
+        number += size
+    database.close()
+    inserts = [statement for statement in told if statement.startswith("INSERT")]
+    assert len(inserts) == len({1, 49, 50}), [len(statement) for statement in inserts]
