@@ -44,8 +44,8 @@ TOLERANCES = {
 }
 """By what a series may rise after the warm-up: a share of its mean, or so much in its own unit.
 
-SQLite takes three files a connection, and each of a worker's six threads opens one when it first needs it. Tasks come and
-go with what is in flight.
+SQLite takes three files a connection, and each of a worker's six threads opens one when it first needs it. Tasks come
+and go with what is in flight.
 """
 Sample = dict[str, float]
 
