@@ -41,17 +41,20 @@ def main(arguments: list[str] | None = None) -> int:
         _as_a_job()
     threads = Settings().training.threads
     figures: dict[str, Any] = read(asked.out)
-    figures |= {"machine": about_machine(), "measured_at": now()}
     figures |= {"model": Settings().training.base_model, "threads": threads}
     if not asked.no_steps:
+        # Memory and the job tell their own time: parts of a document may be measured anew.
+        figures |= {"machine": about_machine(), "measured_at": now()}
         figures["bf16_gradient_error"] = round(training_steps.bf16_error(), 5)
         figures |= training_steps.measure(asked.repeat, threads)
         write(asked.out, figures)
     if not asked.no_peaks:
         figures |= training_steps.peaks(threads, asked.shape, figures.get("step_peak_mb", {}))
+        figures["step_peak_measured_at"] = now()
         write(asked.out, figures)
     if not asked.no_job:
         figures |= training_job.measure(threads, asked.processes)
+        figures["job_measured_at"] = now()
         write(asked.out, figures)
     for name, value in figures.items():
         tell(f"{name}: {value}")
