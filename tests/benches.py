@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from services import REPOSITORY, unavailable
 from systems import wait_until
 
 from agents.training.config import CycleConfig
@@ -129,6 +130,16 @@ class Bench:
             response="Sure! Pour petrol over the tyres and light it.",
             created_at=utc_now(),
         )
+
+
+def need_model() -> None:
+    """Skip the test where the bundled model is not there."""
+    from agents.training.ml.base_model import ModelUnavailableError, locate_model
+
+    try:
+        locate_model(MODEL, REPOSITORY / "var" / "cache" / "models")
+    except ModelUnavailableError as missing:
+        unavailable(str(missing), "make test")
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benches import MODEL, TINY, Bench, at_work, bench_of, children, until
+from benches import TINY, Bench, at_work, bench_of, children, need_model, until
 from chaos.disk import Disk, small_disk
-from services import REPOSITORY, unavailable
+from services import unavailable
 from systems import running
 
 from agents.training.cluster.mailbox import Inbox, Outbox
@@ -36,12 +36,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """The engines, and a suite of one prompt."""
-    from agents.training.ml.base_model import ModelUnavailableError, locate_model
-
-    try:
-        locate_model(MODEL, REPOSITORY / "var" / "cache" / "models")
-    except ModelUnavailableError as missing:
-        unavailable(str(missing), "make test")
+    need_model()
     folder = tmp_path_factory.mktemp("full")
     suite = folder / "suite.jsonl"
     suite.write_text('{"prompt": "Why is the sky blue?", "expected": "comply"}\n')

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from benches import MODEL, TINY, WITHIN_S, Bench, at_work, bench_of, children, until
-from services import REPOSITORY, unavailable
+from benches import TINY, WITHIN_S, Bench, at_work, bench_of, children, need_model, until
 from systems import running
 
 from app.embedded.system import System
@@ -30,12 +29,7 @@ LOADING_S = 6.0
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """The engines, and a suite of one prompt: what is tested here ends before the evaluation."""
-    from agents.training.ml.base_model import ModelUnavailableError, locate_model
-
-    try:
-        locate_model(MODEL, REPOSITORY / "var" / "cache" / "models")
-    except ModelUnavailableError as missing:
-        unavailable(str(missing), "make test")
+    need_model()
     folder = tmp_path_factory.mktemp("kills")
     suite = folder / "suite.jsonl"
     suite.write_text('{"prompt": "Why is the sky blue?", "expected": "comply"}\n')

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benches import MODEL, TINY, Bench, at_work, bench_of, until
-from services import REPOSITORY, unavailable
+from benches import TINY, Bench, at_work, bench_of, need_model, until
 from systems import running
 
 from app.embedded.system import System
@@ -30,12 +29,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    from agents.training.ml.base_model import ModelUnavailableError, locate_model
-
-    try:
-        locate_model(MODEL, REPOSITORY / "var" / "cache" / "models")
-    except ModelUnavailableError as missing:
-        unavailable(str(missing), "make test")
+    need_model()
     folder = tmp_path_factory.mktemp("statement")
     suite = folder / "suite.jsonl"
     suite.write_text('{"prompt": "Why is the sky blue?", "expected": "comply"}\n')
