@@ -23,12 +23,13 @@ EXAMPLES = [
 ]
 
 
-def lora_model(dtype: torch.dtype = torch.float32, dropout: float = 0.0) -> Any:
+def lora_model(dtype: torch.dtype = torch.float32, dropout: float = 0.0, freeze_a: bool = False) -> Any:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=128, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
     )
-    model = attach_adapter(LlamaForCausalLM(config).to(dtype), LoraSpec(dropout=dropout), seed=1)
+    spec = LoraSpec(dropout=dropout, freeze_a=freeze_a)
+    model = attach_adapter(LlamaForCausalLM(config).to(dtype), spec, seed=1)
     torch.manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

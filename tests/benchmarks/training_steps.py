@@ -32,6 +32,8 @@ STEPS = 2
 """Of a contender before the next one's turn: the time is the second's, in a process that has its memory."""
 GHOST = {(16, 128), (16, 256)}
 """Shapes at which ghost clipping is measured too; it takes twice as long, and more micro-batches tell nothing new."""
+RATIOS = {"private": "step", "ghost": "ghost"}
+"""Contenders that are held to the plain step, and what their ratios are called."""
 CPU = torch.device("cpu")
 
 
@@ -125,16 +127,27 @@ def model_for_steps(threads: int) -> tuple[Any, int]:
 
 
 def measure(repeat: int, threads: int) -> dict[str, Any]:
-    """CPU and wall seconds of each contender at each shape, medians of interleaved steps; and their ratios."""
-    found: dict[str, Any] = {"step_cpu_s": {}, "step_wall_s": {}}
+    """CPU and wall seconds of each contender at each shape, medians over the rounds; and their ratios.
+
+    A ratio is the median of the rounds' ratios: cores that others use too are slower for minutes on end, which both
+    of a round feel.
+    """
+    found: dict[str, Any] = {"step_cpu_s": {}, "step_wall_s": {}, "step_cpu_ratio": {}, "ghost_cpu_ratio": {}}
+    found |= {"step_rounds": repeat, "step_cpu_ratio_rounds": {}}
     model, pad_id = model_for_steps(threads)
     for size, width in SHAPES:
         shape = f"{size}x{width}"
         taken = _interleaved(model, examples_of(size, width), pad_id, repeat)
         for name, values in (("step_cpu_s", 0), ("step_wall_s", 1)):
             found[name][shape] = {who: round(_median(rows, values), 3) for who, rows in taken.items()}
-        tell(f"{shape}: CPU s {found['step_cpu_s'][shape]}")
-    return found | _ratios("cpu", found["step_cpu_s"])
+        for who, name in RATIOS.items():
+            if who in taken:
+                ratios = [one[0] / plain[0] for one, plain in zip(taken[who], taken["plain"], strict=True)]
+                found[f"{name}_cpu_ratio"][shape] = round(statistics.median(ratios), 3)
+                if who == "private":
+                    found["step_cpu_ratio_rounds"][shape] = [round(ratio, 3) for ratio in ratios]
+        tell(f"{shape}: CPU s {found['step_cpu_s'][shape]}, private over plain {found['step_cpu_ratio_rounds'][shape]}")
+    return found
 
 
 def peaks(threads: int, only: Sequence[str] | None, known: Mapping[str, dict[str, float]]) -> dict[str, Any]:
@@ -149,14 +162,9 @@ def peaks(threads: int, only: Sequence[str] | None, known: Mapping[str, dict[str
             continue
         found[shape] = {who: round(peak_mb(who, size, width, threads), 1) for who in _contenders(size, width)}
         tell(f"{shape}: peak MB {found[shape]}")
-    return {"step_peak_mb": found} | _ratios("memory", found)
-
-
-def _ratios(what: str, found: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Of what the other contenders took to what the plain step did."""
-    return {
-        f"{name}_{what}_ratio": {shape: round(row[who] / row["plain"], 3) for shape, row in found.items() if who in row}
-        for name, who in (("step", "private"), ("ghost", "ghost"))
+    return {"step_peak_mb": found} | {
+        f"{name}_memory_ratio": {s: round(row[who] / row["plain"], 3) for s, row in found.items() if who in row}
+        for who, name in RATIOS.items()
     }
 
 
@@ -169,8 +177,9 @@ def _interleaved(
 ) -> dict[str, list[tuple[float, float]]]:
     names = _contenders(*_shape(examples))
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for _ in range(repeat):
-        for name in names:
+    for turn in range(repeat):
+        # Who comes first changes: what a contender finds is what the one before it left.
+        for name in names if turn % 2 == 0 else reversed(names):
             contender = made(name, model, examples, pad_id)
             contender.step()
             cpu, wall = time.process_time(), time.perf_counter()

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from opacus.grad_sample import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 
+from agents.training.ml.grad_sample import PerExampleGradients
 from agents.training.ml.loss import TrainExample, collate, per_example_loss
 from agents.training.ml.plan import DpPlan
 from agents.training.ml.randomness import Keystream, RandomSource, poisson_draw
@@ -152,7 +152,7 @@ class PrivateTrainer:
         # Frozen halves of the adapter belong to a checkpoint too: B means nothing beside another A.
         self.adapter = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
         self._device = next(iter(self.trainable.values())).device
-        self._hooked = GradSampleModule(model.train(), loss_reduction="sum")
+        self._hooked = PerExampleGradients(model.train())
         self._model = model
         self._optimizer = SecureDPOptimizer(
             _inner_optimizer(plan, list(self.trainable.values())),
@@ -250,7 +250,7 @@ class PrivateTrainer:
         with warnings.catch_warnings():
             # True of the first layer, whose input is frozen, and harmless: Opacus reads output gradients.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            losses.sum().backward()  # type: ignore[no-untyped-call]
+            self._hooked.backward(losses.sum())
         # One overflowing example must not poison the sum: without it, it still counts at most the clip norm.
         broken = ~torch.isfinite(losses.detach())
         if broken.any():

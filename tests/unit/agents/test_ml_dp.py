@@ -37,9 +37,10 @@ pytestmark = pytest.mark.torch
 RARE = 1e-6
 
 
+@pytest.mark.parametrize("freeze_a", [False, True])
 @pytest.mark.parametrize("micro_batch", [1, 2, 5])
-def test_per_example_gradients_equal_those_computed_one_at_a_time(micro_batch: int) -> None:
-    model = lora_model()
+def test_per_example_gradients_equal_those_computed_one_at_a_time(micro_batch: int, freeze_a: bool) -> None:
+    model = lora_model(freeze_a=freeze_a)
     expected = reference_gradients(model.eval(), EXAMPLES)
     trainer = PrivateTrainer(model, EXAMPLES, plain_plan(micro_batch=micro_batch), pad_id=PAD)
     largest = max(norm_of(gradient) for gradient in expected)
@@ -50,6 +51,20 @@ def test_per_example_gradients_equal_those_computed_one_at_a_time(micro_batch: i
         for row, index in enumerate(part):
             for got, want in zip(trainer._optimizer.grad_samples, expected[index], strict=True):
                 assert float((got[row] - want).abs().max()) < 1e-4 * max(1.0, largest)
+    trainer.close()
+
+
+@pytest.mark.parametrize("freeze_a", [False, True])
+def test_autograd_forms_no_sum_but_that_of_the_layers_that_come_first(freeze_a: bool) -> None:
+    trainer = PrivateTrainer(lora_model(freeze_a=freeze_a), EXAMPLES, plain_plan(), pad_id=PAD)
+    trainer._optimizer.zero_grad(set_to_none=True)
+    trainer._backward([0, 1])
+    formed = {name for name, weight in trainer.trainable.items() if weight.grad is not None}
+    matrix = "lora_B" if freeze_a else "lora_A"
+    projections = ("q_proj", "k_proj", "v_proj")
+    assert formed == {
+        f"base_model.model.model.layers.0.self_attn.{name}.{matrix}.default.weight" for name in projections
+    }
     trainer.close()
 
 
