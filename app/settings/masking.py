@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
@@ -10,7 +11,8 @@ from pydantic import BaseModel, SecretStr
 MASK = "********"
 # A password with an @ of its own is covered up to the last one before the path; one with a slash of its own, which
 # SQLAlchemy takes, up to the next @ (a port is none). A name may have an @ as well.
-_USER_INFO = re.compile(r"(://[^/?#:\s]*:)(?:[^/?#\s]*|(?!\d*[/?#])[^@\s]*)@")
+# A URL that was given for a path has one slash left.
+_USER_INFO = re.compile(r"(://?[^/?#:\s]*:)(?:[^/?#\s]*|(?!\d*[/?#])[^@\s]*)@")
 _PARAMETER = re.compile(r"([?&]password=)[^&\s]*", re.IGNORECASE)
 
 
@@ -25,4 +27,6 @@ def masked(value: Any) -> Any:
         return MASK
     if isinstance(value, BaseModel):
         return {name: masked(inner) for name, inner in value}
+    if isinstance(value, Path):
+        return Path(hide_password(str(value)))
     return hide_password(value) if isinstance(value, str) else value

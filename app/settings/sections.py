@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from app.settings.masking import hide_password
+from app.settings.masking import masked
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 # An empty one is a variable that somebody forgot to fill, and would stand for "anyone may".
@@ -25,7 +25,7 @@ class Section(BaseModel):
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """What a traceback or a debugger shows: without the passwords that URLs carry."""
         for name, value in super().__repr_args__():
-            yield name, hide_password(value) if isinstance(value, str) else value
+            yield name, masked(value) if isinstance(value, str | Path) else value
 
 
 _KAFKA_TLS = "kafka.security_protocol says no TLS: use SSL or SASL_SSL"

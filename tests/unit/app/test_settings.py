@@ -15,7 +15,7 @@ import pytest
 from app.cli.main import cli
 from app.settings import Settings, SettingsError, load_settings
 from app.settings.load import known_settings
-from app.settings.masking import hide_password
+from app.settings.masking import hide_password, masked
 
 SECRETS = {
     "FLYWHEEL_WEB__TOKEN": "hunter-web",
@@ -399,6 +399,12 @@ def test_a_contradiction_does_not_quote_a_password(env: Mapping[str, str]) -> No
     told = refusal(env)
     assert "url" in told
     assert "hunter2" not in told
+
+
+def test_a_url_given_for_a_folder_is_shown_without_its_password() -> None:
+    settings = load_settings({"FLYWHEEL_DATA_DIR": "https://u:hunter2@host/x"})
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in str(masked(settings))
 
 
 def test_settings_are_shown_without_the_passwords_of_urls() -> None:
