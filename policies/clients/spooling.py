@@ -142,9 +142,10 @@ class SpoolingAudit:
                     done.append(item.seq)  # noqa: PERF401  what was sent before one fails must count
         finally:
             if done:
+                # Counted first: whoever finds the spool empty finds them counted.
+                self.delivered += len(done)
                 # If this is not reached, they are sent again, which changes nothing.
                 await asyncio.shield(asyncio.to_thread(self._spool.delivered, done))
-                self.delivered += len(done)
         return bool(waiting)
 
     async def _send(self, item: Waiting) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import pytest
@@ -39,14 +41,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run_one(seed: int, count: int, back_within_s: float, digest: str) -> bool:
     result = {"seed": seed, "count": count, "digest": digest, "passed": True}
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        try:
-            result |= run(Path(folder), seed, count, back_within_s=back_within_s)
-        except NotStarted as error:  # no result: nothing was tested
-            print(f"seed {seed}: {error}", flush=True)
-            return False
-        except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - whatever it was, it is the result
-            result |= {"passed": False, "error": " ".join(str(error).split())[:200].replace("|", "/")}
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    try:
+        result |= run(folder, seed, count, back_within_s=back_within_s)
+    except NotStarted as error:  # no result: nothing was tested
+        print(f"seed {seed}: {error}", flush=True)
+        return False
+    except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - whatever it was, it is the result
+        result |= {"passed": False, "error": " ".join(str(error).split())[:200].replace("|", "/")}
+        traceback.print_exc()
+        print(f"seed {seed}: the logs are in {folder}", flush=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
     print(f"seed {seed}: {result}", flush=True)
     results.add(result)
     return bool(result["passed"])
