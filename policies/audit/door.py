@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import HTTPException
@@ -18,11 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.audit import AuditEntry, AuditReceipt
 from policies.audit.errors import AuditStoreUnavailable
+from policies.wording import faults_in_few_words
 
 RETRY_AFTER_S = 1
 
 _SCHEME = "bearer "
-_MOST_PROBLEMS = 10
 
 
 class EntryDoor:
@@ -101,17 +101,12 @@ def unauthorised(what: str) -> HTTPException:
     return HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
-def told(found: Sequence[Any]) -> str:
-    """Validation errors in one line, naming fields and never their values: those may be event text."""
-    return "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in found[:_MOST_PROBLEMS])
-
-
 def _entry(body: bytes) -> AuditEntry:
     try:
         # The standard library's reader: unlike pydantic's it takes half a surrogate pair, which JSON allows.
         return AuditEntry.model_validate(json.loads(body))
     except ValidationError as error:
-        raise HTTPException(422, told(error.errors(include_url=False, include_input=False))) from None
+        raise HTTPException(422, faults_in_few_words(error.errors(include_url=False, include_input=False))) from None
     except (ValueError, RecursionError) as error:
         cause = "nested too deep" if isinstance(error, RecursionError) else "not valid"
         raise HTTPException(422, f"the body is no entry: its JSON is {cause}") from None

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
 from policies.audit.config import AuditConfig
-from policies.audit.door import RETRY_AFTER_S, EntryDoor, told
+from policies.audit.door import RETRY_AFTER_S, EntryDoor
 from policies.audit.engine import make_engine
 from policies.audit.errors import AuditStoreUnavailable
 from policies.audit.metrics import AuditMetrics
@@ -25,6 +25,7 @@ from policies.audit.sealer import Sealer, SealLoop
 from policies.audit.store import AuditStore
 from policies.audit.verify import Witness
 from policies.audit.writer import GroupWriter
+from policies.wording import faults_in_few_words
 
 
 def create_audit_app(config: AuditConfig) -> FastAPI:
@@ -91,7 +92,7 @@ def _sealing(
 async def _invalid(_request: Request, error: Exception) -> Response:
     # FastAPI's own answer repeats the input: event text, or NaN, which it then cannot write.
     found = error.errors() if isinstance(error, RequestValidationError) else []
-    return JSONResponse({"detail": told(found)}, status_code=422)
+    return JSONResponse({"detail": faults_in_few_words(found)}, status_code=422)
 
 
 async def _unavailable(_request: Request, error: Exception) -> Response:

@@ -9,13 +9,13 @@ from pydantic import ValidationError
 
 from policies.constitution.document import MOST_OF_A_NAME, Constitution
 from policies.constitution.errors import ConstitutionError
-from policies.wording import in_few_words
+from policies.wording import MOST_OF_A_FAULT, in_few_words
 from policies.yaml_text import UnusableYaml, read_yaml
 
 DEFAULT_PATH = Path(__file__).with_name("default.yaml")
 
-MOST_FAULTS, MOST_OF_A_FAULT = 50, 300
-"""Of one document, that are told; characters of one."""
+MOST_FAULTS = 50
+"""Of one document, that are told."""
 
 _REMEDIES = {
     "extra_forbidden": "remove it or correct its name",

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from policies.engine.errors import EngineBusyError, EngineError, LimitError
 from policies.engine.limits import error_response
+from policies.wording import faults_in_few_words
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -18,8 +19,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        faults = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()]
-        return error_response(422, "invalid_request", "; ".join(faults[:10]))
+        return error_response(422, "invalid_request", faults_in_few_words(error.errors()))
 
     @app.exception_handler(LimitError)
     async def over_limit(_: Request, error: LimitError) -> JSONResponse:
