@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from fault_traffic import NUMBER_HEADER, Told
 from systems import wait_until
@@ -137,9 +138,15 @@ class Seen:
 class Watch:
     """Reads the group's committed offsets all the time: none may ever go back."""
 
+    DEAF_S = 10.0
+    """After so long without an answer it asks by new connections: librdkafka may go on asking a broker that was the
+    group's coordinator once."""
+
     def __init__(self, bootstrap: str) -> None:
-        config = {**QUIET, "bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False}
-        self._consumer = Consumer(config)
+        self._config = {**QUIET, "bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False}
+        self._consumer = Consumer(self._config)
+        self._answered = time.monotonic()
+        self._error: KafkaException | None = None
         self._highest: Offsets = dict.fromkeys(range(PARTITIONS), 0)
         self._went_back: list[str] = []
         self._lock = threading.Lock()
@@ -158,7 +165,10 @@ class Watch:
                 return False
             return True
 
-        wait_until(ask, "the broker tells what is committed", within_s)
+        try:
+            wait_until(ask, "the broker tells what is committed", within_s)
+        except pytest.fail.Exception as late:
+            raise AssertionError(f"{late}: {self._error}") from late
         return found[-1]
 
     def wait_done(self, within_s: float = 180.0) -> None:
@@ -185,8 +195,16 @@ class Watch:
     def _ask(self) -> Seen:
         places = [TopicPartition(INPUT, number) for number in range(PARTITIONS)]
         with self._lock:
-            committed = {p.partition: _valid(p) for p in self._consumer.committed(places, timeout=5)}
-            ends = {p.partition: self._consumer.get_watermark_offsets(p, timeout=5)[1] for p in places}
+            try:
+                committed = {p.partition: _valid(p) for p in self._consumer.committed(places, timeout=5)}
+                ends = {p.partition: self._consumer.get_watermark_offsets(p, timeout=5)[1] for p in places}
+            except KafkaException as error:
+                self._error = error
+                if time.monotonic() > self._answered + self.DEAF_S:
+                    self._consumer.close()
+                    self._consumer, self._answered = Consumer(self._config), time.monotonic()
+                raise
+            self._answered = time.monotonic()
             for partition, offset in committed.items():
                 if offset < self._highest[partition]:
                     self._went_back.append(f"partition {partition} from {self._highest[partition]} to {offset}")

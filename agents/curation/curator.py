@@ -130,6 +130,8 @@ class Curator:
                     facts=due.facts,
                 )
                 for due in found
+                # Anew: while examples were counted, another worker's cycle may have opened and ended.
+                if self._may_open(connection, due.model_id)[0]
             ]
         return [cycle for cycle in opened if cycle is not None]
 
@@ -150,8 +152,8 @@ class Curator:
         quiet = time.monotonic() - self._last_example
         estimates = adherence.read(connection)
         for model_id in examples.waiting_models(connection):
-            since = _age_s(cycles.last_finished(connection, model_id))
-            if self.rules.triggers.is_cooling(since) or cycles.has_open(connection, model_id):
+            may_open, since = self._may_open(connection, model_id)
+            if not may_open:
                 continue
             for group in examples.waiting_units(connection, model_id):
                 estimate = estimates.get((group.model_id, group.domain))
@@ -166,6 +168,13 @@ class Curator:
                 due = self.rules.triggers.due(waiting)
                 if due is not None:
                     yield _Due(group.model_id, group.domain, due, triggers.facts(waiting))
+
+    def _may_open(self, connection: Any, model_id: str) -> tuple[bool, float | None]:
+        """Whether a cycle of the model could open, and how long ago its last one ended (s)."""
+        # In this order: of a cycle that ends between the two questions, the second one hears.
+        is_open = cycles.has_open(connection, model_id)
+        since = _age_s(cycles.last_finished(connection, model_id))
+        return not is_open and not self.rules.triggers.is_cooling(since), since
 
     def _sort(self, records: Sequence[CuratedRecord], outcome: Counter[str]) -> _Batch:
         batch = _Batch([], [], [])

@@ -24,9 +24,12 @@ def _sent_out(usage: Sequence[Mapping[str, Any]]) -> str:
 
 
 def privacy_statement(
-    config: CycleConfig, database: Database, cycle: Cycle, n_units: int, n_public: int
+    config: CycleConfig, database: Database, cycle: Cycle, n_units: int, n_public: int, *, marked_non_private: bool
 ) -> PrivacyStatement:
-    """What may be said of the adapter of `cycle` once its steps have run."""
+    """What may be said of the adapter of `cycle` once its steps have run.
+
+    `marked_non_private`: its last checkpoint's mark, for the seed may have been set for some steps only.
+    """
     if cycle.plan is None:
         raise ValueError(f"cycle {cycle.cycle_id} has no plan: nothing can be stated")
     with database.read() as connection:
@@ -53,6 +56,6 @@ def privacy_statement(
         delta=cycle.plan.delta,
         budget=config.privacy.epsilon,
         accountant=spent.mechanism.upper(),
-        non_private=config.privacy.fixed_seed is not None,
+        non_private=marked_non_private or config.privacy.fixed_seed is not None,
         not_covered=(*NOT_COVERED, _sent_out(teachers)),
     )

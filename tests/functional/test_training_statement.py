@@ -23,6 +23,7 @@ from agents.training.child import SilentChannel, run_job
 from agents.training.jobs import train
 from agents.training.ml import dp
 from agents.training.ml.accounting import Phase, privacy_spent
+from agents.training.ml.checkpoint import latest_checkpoint
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 
@@ -107,6 +108,31 @@ async def test_the_statement_says_what_the_job_did(
     assert statement["accountant"] == spent.mechanism.upper() == "PRV"
     assert statement["epsilon"] <= statement["budget"]
     assert not statement["non_private"]
+
+
+async def test_steps_under_a_fixed_seed_are_told_although_the_seed_is_gone(system: System, tmp_path: Path) -> None:
+    with bench_of(system, f"sqlite:///{tmp_path / 'store.db'}", tmp_path) as bench:
+        tuning = bench.settings.training.model_copy(update={"epochs": 6})
+        settings = bench.settings.model_copy(update={"training": tuning})
+        seeded = settings.model_copy(update={"privacy": settings.privacy.model_copy(update={"fixed_seed": 7})})
+        # The gate lets no cycle begin under a seed, so it is set once the cycle trains.
+        cycle_id = bench.open(answered=True, count=10).cycle_id
+        checkpoints = bench.config.directory(cycle_id) / "checkpoints"
+        done = 0
+        for during in (settings, seeded):
+            async with at_work(during, bench.database):
+                await until(lambda done=done: _steps(checkpoints) > done, "a step is done")
+            done = _steps(checkpoints)
+        async with at_work(settings, bench.database):
+            await until(lambda: bench.cycle(cycle_id).state in TERMINAL_STATES, "the cycle ends")
+        statement = _statement(bench, cycle_id)
+    assert statement["steps"] > done
+    assert statement["non_private"]
+
+
+def _steps(checkpoints: Path) -> int:
+    last = latest_checkpoint(checkpoints)
+    return 0 if last is None else int(last.name.removeprefix("step-"))
 
 
 def _population(statement: dict[str, Any]) -> tuple[int, int]:

@@ -203,7 +203,8 @@ class CheckpointsTarget(Target):
             return "refused"
         self.trainer = new_trainer()
         check(0 <= trainer.step_index <= PLAN.steps, f"resumed at step {trainer.step_index} of {PLAN.steps}")
-        check(trainer.non_private is False, "a private run is no longer one")
+        told = json.loads((directory / "state.json").read_text())["non_private"]
+        check(trainer.non_private is told, "what the checkpoint says of the run's privacy is lost")
         for name, parameter in trainer.adapter.items():
             check(bool(torch.isfinite(parameter).all()), f"{name} is not finite")
         steps = trainer.step_index

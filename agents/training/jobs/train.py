@@ -19,7 +19,7 @@ from agents.training.full_disk import when_there_is_room
 from agents.training.jobs.setup import Job, Student, load_student, open_job
 from agents.training.jobs.training_set import training_set
 from agents.training.ml.accounting import BudgetExhaustedError, Phase, epsilon_of
-from agents.training.ml.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from agents.training.ml.checkpoint import latest_checkpoint, load_checkpoint, marked_non_private, save_checkpoint
 from agents.training.ml.dp import PrivateTrainer
 from agents.training.ml.lora import (
     LoraSpec,
@@ -68,7 +68,12 @@ def main(specification: dict[str, Any], channel: Channel, ranks: Ranks | None = 
         _train(job, student, cycle, plan, lease, manifest.cohort, data, channel, ranks)
     if not ranks.leads:
         return {}
-    statement = privacy_statement(job.config, job.database, cycle, n_private, len(data) - n_private)
+    last = latest_checkpoint(job.directory / "checkpoints")
+    # Every step leaves one; without it nothing says that the noise was valid.
+    marked = last is None or marked_non_private(last)
+    statement = privacy_statement(
+        job.config, job.database, cycle, n_private, len(data) - n_private, marked_non_private=marked
+    )
     return {
         "path": str(adapter),
         "digest": adapter_digest(adapter),

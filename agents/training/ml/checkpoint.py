@@ -120,6 +120,15 @@ def latest_checkpoint(root: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def marked_non_private(directory: Path) -> bool:
+    """Whether a checkpoint says that some step before it had no valid noise. Raises ``CheckpointError``."""
+    try:
+        marked = json.loads((directory / "state.json").read_text())["non_private"]
+    except UNREADABLE as error:
+        raise CheckpointError(f"checkpoint {directory.name} cannot be read: {_ONE_BEFORE}") from error
+    return _mark(marked)
+
+
 def load_checkpoint(trainer: PrivateTrainer, directory: Path) -> None:
     """Resume ``trainer`` from a checkpoint directory. Raises ``CheckpointError``."""
     try:
@@ -166,10 +175,15 @@ def _check(trainer: PrivateTrainer, meta: dict[str, Any]) -> int:
     step: int = meta["step"]
     if type(step) is not int or type(stored["steps"]) is not int or not 0 <= step <= stored["steps"]:
         raise CheckpointError(f"the checkpoint's step is none of its plan's: {_ONE_BEFORE}")
-    # What is not plainly private would be taken for it.
-    if type(meta["non_private"]) is not bool:
-        raise CheckpointError(f"the checkpoint does not say whether its run is private: {_ONE_BEFORE}")
+    _mark(meta["non_private"])
     return step
+
+
+def _mark(non_private: Any) -> bool:
+    # What is not plainly private would be taken for it.
+    if type(non_private) is not bool:
+        raise CheckpointError(f"the checkpoint does not say whether its run is private: {_ONE_BEFORE}")
+    return non_private
 
 
 def _moments(

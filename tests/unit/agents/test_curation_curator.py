@@ -27,7 +27,7 @@ from app.store import Database, adherence, cycles, examples, outbox, switches, w
 from app.store.database import utc_now
 from app.store.tables import examples as examples_table
 from app.store.tables import pending_feedback
-from models.cycle import CycleState, TriggerType
+from models.cycle import TERMINAL_STATES, CycleState, TriggerType
 from models.example import ExampleStatus, Lineage
 
 
@@ -242,6 +242,57 @@ def test_what_waits_while_a_cycle_is_open_or_has_just_ended_is_not_counted(datab
     curator.store(records([violation(f"f{n}", model_id="other") for n in range(2)]))
     assert curator.open_due_cycles() == []
     assert len(counts) == 1
+
+
+def test_a_cycle_that_opens_and_ends_while_examples_are_counted_is_followed_by_no_other(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the chaos suite: a model had two cycles within six seconds, and an hour's cool-down."""
+    curator = Curator(database, rules(3, cooldown_s=3600.0))
+    curator.store(records([violation(f"e{n}") for n in range(4)]))
+    count = examples.waiting_units
+    rival = Curator(database, curator.rules)
+
+    def slowly(connection: Any, model_id: str) -> Any:
+        monkeypatch.setattr(examples, "waiting_units", count)
+        [cycle] = rival.open_due_cycles()
+        with database.write() as other:
+            cycles.transition(other, cycle, CycleState.CANCELLED)
+        return count(connection, model_id)
+
+    monkeypatch.setattr(examples, "waiting_units", slowly)
+    assert curator.open_due_cycles() == []
+    with database.read() as connection:
+        assert len(cycles.list_cycles(connection)) == 1
+
+
+def test_a_cycle_that_ends_between_two_questions_is_heard_of(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the chaos suite as well: each statement of PostgreSQL sees what was committed before it."""
+    database = Database(postgres_url)
+    database.migrate()
+    curator = Curator(database, rules(3, cooldown_s=3600.0))
+    curator.store(records([violation(f"e{n}") for n in range(4)]))
+    [cycle] = curator.open_due_cycles()
+    questions = {name: getattr(cycles, name) for name in ("has_open", "last_finished")}
+
+    def asked(name: str) -> Any:
+        def ask(connection: Any, model_id: str) -> Any:
+            answer = questions[name](connection, model_id)
+            with database.write() as other:
+                found = cycles.get(other, cycle.cycle_id)
+                if found is not None and found.state not in TERMINAL_STATES:
+                    cycles.transition(other, found, CycleState.CANCELLED)
+            return answer
+
+        return ask
+
+    for name in questions:
+        monkeypatch.setattr(cycles, name, asked(name))
+    with database.read() as connection:
+        assert list(curator._due(connection)) == []
+    database.close()
 
 
 def test_a_burst_is_awaited(database: Database) -> None:

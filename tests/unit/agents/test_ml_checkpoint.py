@@ -19,6 +19,7 @@ from agents.training.ml.checkpoint import (  # noqa: E402
     CheckpointError,
     latest_checkpoint,
     load_checkpoint,
+    marked_non_private,
     save_checkpoint,
     state_of,
 )
@@ -108,8 +109,18 @@ def test_a_run_stays_non_private_across_a_resume(tmp_path: Path) -> None:
     seeded.step()
     _, resumed = new_trainer(seed=None)
     assert not resumed.non_private
-    load_checkpoint(resumed, save_checkpoint(seeded, tmp_path))
+    saved = save_checkpoint(seeded, tmp_path)
+    assert marked_non_private(saved)
+    load_checkpoint(resumed, saved)
     assert resumed.non_private
+    assert marked_non_private(save_checkpoint(resumed, tmp_path / "resumed"))
+
+
+@pytest.mark.parametrize("text", ["{}", '{"non_private": null}', '{"non_private": 0}', "[]", "{"])
+def test_a_checkpoint_without_a_mark_is_not_taken_for_private(tmp_path: Path, text: str) -> None:
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(CheckpointError):
+        marked_non_private(tmp_path)
 
 
 def test_a_checkpoint_holds_no_random_state_and_no_pickle(tmp_path: Path) -> None:
