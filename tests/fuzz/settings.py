@@ -119,7 +119,9 @@ class SettingsTarget(Target):
         _out_of_place(tree)
         text = toml_of(tree)
         if draw.random() < 0.15:
-            text = changer.broken(text)
+            broken = changer.broken(text)
+            # A piece that came twice may have made the secret the name of a setting, and names are told.
+            text = broken if broken.count(PLANTED) <= text.count(PLANTED) else text
         if draw.random() < 0.02:
             many = draw.choice((1_000, 20_000))
             text = draw.choice(("a=" + "[" * many + "]" * many, "a.b" * many, "[a]\n" * many, "x=1\n" * many,
