@@ -112,7 +112,7 @@ async def test_the_statement_says_what_the_job_did(
 
 async def test_steps_under_a_fixed_seed_are_told_although_the_seed_is_gone(system: System, tmp_path: Path) -> None:
     with bench_of(system, f"sqlite:///{tmp_path / 'store.db'}", tmp_path) as bench:
-        tuning = bench.settings.training.model_copy(update={"epochs": 6})
+        tuning = bench.settings.training.model_copy(update={"epochs": 3})
         settings = bench.settings.model_copy(update={"training": tuning})
         seeded = settings.model_copy(update={"privacy": settings.privacy.model_copy(update={"fixed_seed": 7})})
         # The gate lets no cycle begin under a seed, so it is set once the cycle trains.
